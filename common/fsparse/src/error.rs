@@ -1,6 +1,6 @@
 //! The error of every parser in this crate.
 
-use crate::{ByteOffset, ReadError};
+use crate::{ByteOffset, ByteRange, ReadError, partition::PartitionProblem};
 
 /// The result of a parser.
 pub type Result<T, E = Error> = core::result::Result<T, E>;
@@ -56,5 +56,15 @@ pub enum Error {
         limit: u64,
         /// What the bound counts.
         unit: &'static str,
+    },
+    /// A partition of the table was cut off or left out.
+    #[error("partition {number} ({range}) {problem}")]
+    Partition {
+        /// Its number.
+        number: u32,
+        /// The bytes that the table gives it.
+        range: ByteRange,
+        /// What is wrong with it, and what was done.
+        problem: PartitionProblem,
     },
 }
