@@ -1,2 +1,66 @@
-//! Development automation.
-fn main() {}
+//! Development automation: one place that says how the workspace is set up, built, tested, shown and judged.
+//!
+//! `cargo xtask ci` is the only definition of green. Everything is built with one profile, one feature selection and one
+//! target directory (see `env`), so that RocksDB is compiled once for all of it.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for people at a terminal")]
+
+mod ci;
+mod env;
+mod process;
+mod setup;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::env::BuildEnv;
+
+/// Development automation for umbra.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Installs what building, testing and the demo need (Debian packages, one Python module).
+    Setup,
+    /// Builds both programs and runs every test; says what was skipped and why.
+    Test(test::Options),
+    /// Runs everything that has to be green, each stage against its time budget.
+    Ci(ci::Options),
+    /// Checks the rules that the compiler does not: crate edges, file lengths, leftovers, pages.
+    Tidy,
+    /// Formats the whole workspace (`--check` only tells).
+    Fmt {
+        /// Changes nothing and fails where something would change.
+        #[arg(long)]
+        check: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    let env = BuildEnv::find()?;
+    match command {
+        Command::Setup => setup::install(&env, setup::Purpose::Everything),
+        Command::Test(options) => test::run(&env, &options),
+        Command::Ci(options) => ci::run(&env, &options),
+        Command::Tidy => tidy::run(&env),
+        Command::Fmt { check } => ci::format(&env, check),
+    }
+}
