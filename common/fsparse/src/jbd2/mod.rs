@@ -7,7 +7,18 @@
 
 use alloc::{collections::BTreeMap, vec::Vec};
 
-use crate::{ByteRange, ReadAt, Result, Warning};
+use self::{log::Log, scan::Scan, superblock::Superblock};
+use crate::{ByteOffset, ByteRange, Error, ReadAt, Result, Warning};
+
+mod apply;
+mod checksum;
+mod fast_commit;
+mod layout;
+mod log;
+mod scan;
+mod superblock;
+#[cfg(test)]
+mod tests;
 
 /// Which blocks of the file system have a newer copy in the journal, and where.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,20 +73,45 @@ pub struct JournalGeometry<'a> {
     /// The journal's blocks as ranges of the volume in logical order, adjacent ones merged; each
     /// is a whole number of blocks long.
     pub blocks: &'a [ByteRange],
-    /// The file system's UUID.
+    /// The file system's UUID. A journal within the file system does not need it (its checksums
+    /// are seeded with the journal's own UUID); one on another device finds its users by it.
     pub fs_uuid: [u8; 16],
 }
 
 /// Replays the journal in memory.
 ///
+/// Call it only where the file system's superblock says `needs_recovery`: the kernel discards the
+/// log of one that does not (`ext4_load_journal`, `jbd2_journal_wipe`). The warnings (1000 at
+/// most) name what was left out: copies and commit blocks that fail their checksums, blocks
+/// beyond the end of the file system.
+///
 /// # Errors
-/// [`crate::Error::NotFound`] where no journal superblock stands at the first block;
-/// [`crate::Error::Corrupt`] where it contradicts itself or its checksum;
-/// [`crate::Error::Unsupported`] for features that this version cannot read;
-/// [`crate::Error::Io`] where the log cannot be read.
+/// [`Error::NotFound`] where no journal superblock stands at the first block;
+/// [`Error::Corrupt`] where it, or a block of a committed transaction that is needed to follow
+/// the log, contradicts itself or its checksum (the kernel refuses to mount then);
+/// [`Error::Unsupported`] for features that this version cannot read: external and shared
+/// journals, fast commits after the last full one;
+/// [`Error::Limit`] for a log of absurd size;
+/// [`Error::Io`] where the log cannot be read.
 pub fn replay(
-    _volume: &dyn ReadAt,
-    _geometry: &JournalGeometry<'_>,
+    volume: &dyn ReadAt,
+    geometry: &JournalGeometry<'_>,
 ) -> Result<(Replay, Vec<Warning>)> {
-    Ok((Replay::empty(), Vec::new()))
+    if geometry.blocks.is_empty() {
+        let feature = "a journal on another device";
+        return Err(Error::Unsupported { structure: "journal", at: ByteOffset(0), feature });
+    }
+    let log = Log::new(volume, geometry)?;
+    let superblock = Superblock::read(&log)?;
+    let Some(tail) = superblock.tail else { return Ok((Replay::empty(), Vec::new())) };
+    let Scan { records, end, damage } = scan::scan(&log, &superblock, tail)?;
+    if let Some(blocks) = superblock.fast_commits
+        && fast_commit::holds_commit(&log, blocks, end)?
+    {
+        let at = log.position(blocks.first);
+        return Err(Error::Unsupported { structure: "journal", at, feature: "fast commits" });
+    }
+    let (replay, mut warnings) = apply::apply(&log, &superblock, geometry.fs_blocks, &records)?;
+    warnings.extend(damage.map(|error| Warning { inode: None, error }));
+    Ok((replay, warnings))
 }
