@@ -1,1 +1,14 @@
-//! umbra-net
+//! The wire over QUIC: keys, pinned TLS, framing, the agent's blocking client, the vault's server.
+//!
+//! This is the one crate that agent and vault share and that knows tokio. Above it plain threads
+//! call blocking functions ([`Client`], [`Upload`], [`Reader`]) or answer them ([`server::Backend`]);
+//! below it everything that is said is decided by the state machines of `umbra_common::wire`.
+
+pub mod client;
+mod error;
+mod identity;
+
+pub use client::{Client, Connect, Reader, Traffic, Upload};
+pub use error::{NetError, Result};
+pub use identity::Identity;
+pub use umbra_common::wire::{Fingerprint, Token};
