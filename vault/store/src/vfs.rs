@@ -1,0 +1,116 @@
+//! The lowest layer: files and directories of one store, where a simulator crashes and reorders.
+//!
+//! Names are relative to the store's directory, `/` between their parts, ASCII, no `..`.
+
+use std::io;
+use std::sync::Arc;
+
+/// Room on the file system that holds the store, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Free for an ordinary user.
+    pub free_bytes: u64,
+    /// In all.
+    pub total_bytes: u64,
+}
+
+/// What an opened file is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Reading.
+    Read,
+    /// Reading and writing; only the lock file is ever opened so.
+    Write,
+}
+
+/// Files of one directory tree. Nothing is durable before the sync that covers it.
+pub trait Vfs: Send + Sync {
+    /// Opens a file that exists.
+    ///
+    /// # Errors
+    /// `NotFound` where there is none, else what the system says.
+    fn open(&self, path: &str, access: Access) -> io::Result<Arc<dyn VfsFile>>;
+
+    /// Makes a file that must not exist, for reading and writing.
+    ///
+    /// # Errors
+    /// `AlreadyExists` where there is one, else what the system says.
+    fn create_new(&self, path: &str) -> io::Result<Arc<dyn VfsFile>>;
+
+    /// Lists the names in a directory (without its own), sorted.
+    ///
+    /// # Errors
+    /// `NotFound` where there is no such directory, else what the system says.
+    fn list(&self, dir: &str) -> io::Result<Vec<String>>;
+
+    /// Makes a directory; it is no error that it exists.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn mkdir(&self, dir: &str) -> io::Result<()>;
+
+    /// Makes the names in a directory durable. The empty name is the store's own directory.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn sync_dir(&self, dir: &str) -> io::Result<()>;
+
+    /// Renames a file; never replaces one.
+    ///
+    /// # Errors
+    /// `AlreadyExists` where the new name is taken, else what the system says.
+    fn rename_no_replace(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Removes a file.
+    ///
+    /// # Errors
+    /// `NotFound` where there is none, else what the system says.
+    fn remove(&self, path: &str) -> io::Result<()>;
+
+    /// Tells how much room is left.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn space(&self) -> io::Result<Space>;
+}
+
+/// An open file.
+pub trait VfsFile: Send + Sync {
+    /// Reads up to `buf.len()` bytes at `offset`; 0 at the end of the file.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn pread(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Writes up to `buf.len()` bytes at `offset`; may write fewer.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn pwrite(&self, buf: &[u8], offset: u64) -> io::Result<usize>;
+
+    /// Makes the content durable (fdatasync).
+    ///
+    /// # Errors
+    /// What the system says. After a failure nothing is known about unsynced writes, ever.
+    fn sync_data(&self) -> io::Result<()>;
+
+    /// Returns the length in bytes.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn len(&self) -> io::Result<u64>;
+
+    /// Tells whether the file is empty.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// Takes the exclusive lock of this file until the handle is dropped; false where it is taken.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn try_lock(&self) -> io::Result<bool>;
+}
