@@ -27,6 +27,16 @@ pub enum Error {
         /// Newest version known.
         known: u64,
     },
+    /// A number in the bytes (of a field, a kind) that no version up to this program's knows.
+    #[error("{what} uses number {number} (at byte {at}), which this program does not know")]
+    UnknownNumber {
+        /// Which structure.
+        what: &'static str,
+        /// Offset in its encoding.
+        at: u64,
+        /// The number.
+        number: u64,
+    },
     /// A bound was passed.
     #[error("{what} passes its limit of {limit}")]
     Limit {
