@@ -17,7 +17,7 @@ pub use frame::{FRAME_HEADER_BYTES, MAX_CONTROL_FRAME_BYTES, MAX_OBJECT_FRAME_BY
 pub use message::{
     Ask, BaseState, Begin, Begun, Commit, Committed, Enroll, Enrolled, Hello, Known, Label,
     LimitsOffered, List, ListEntry, ReadItem, Refusal, RefusalCode, Reply, Request, SentObject,
-    ServedObject, ToAgent, ToVault, Welcome,
+    SentObjectRef, ServedObject, ToAgent, ToVault, Welcome,
 };
 pub use object::{Codec, MAX_PLAIN_BYTES, Object, Plain};
 pub use token::Token;

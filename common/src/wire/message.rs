@@ -518,8 +518,20 @@ pub struct ServedObject {
     pub object: Object,
 }
 
-/// The wire form of an [`Object`]. The kind stands in the packed reference.
-#[derive(Encode, Decode)]
+/// A [`SentObject`] that is encoded without copying the object.
+#[derive(Debug, Encode)]
+#[cbor(map)]
+pub struct SentObjectRef<'a> {
+    /// As in [`SentObject`].
+    #[n(0)]
+    pub sequence: u64,
+    /// As in [`SentObject`].
+    #[n(1)]
+    pub object: &'a Object,
+}
+
+/// The wire form of an [`Object`], for decoding.
+#[derive(Decode)]
 #[cbor(map)]
 struct ObjectFields<'a> {
     #[cbor(n(0), with = "codec::reference")]
@@ -540,14 +552,13 @@ impl<C> Encode<C> for Object {
         e: &mut minicbor::Encoder<W>,
         ctx: &mut C,
     ) -> Result<(), minicbor::encode::Error<W::Error>> {
-        let fields = ObjectFields {
-            reference: self.reference,
-            refs: self.refs.clone(),
-            codec: self.codec.number(),
-            plain_len: self.plain_len,
-            body: &self.body,
-        };
-        fields.encode(e, ctx)
+        e.map(5)?.u8(0)?;
+        codec::reference::encode(&self.reference, e, ctx)?;
+        e.u8(1)?;
+        codec::references::encode(&self.refs, e, ctx)?;
+        e.u8(2)?.u8(self.codec.number())?;
+        e.u8(3)?.u32(self.plain_len)?;
+        e.u8(4)?.bytes(&self.body)?.ok()
     }
 }
 
