@@ -163,6 +163,18 @@ fn a_damaged_primary_gives_way_to_the_backup() {
 }
 
 #[test]
+fn a_header_of_another_sector_is_refused() {
+    // A copy of the backup header at sector 1, its checksums intact.
+    let mut disk = gpt(&GptLayout::default());
+    let last = disk.bytes.len() - 512;
+    disk.bytes.copy_within(last.., 512);
+    let table = read(&disk);
+    assert_eq!(table.partitions.len(), 2);
+    assert!(warned(&table, "names another sector"), "{:?}", table.warnings);
+    assert!(warned(&table, "read from its backup"));
+}
+
+#[test]
 fn an_unreadable_primary_gives_way_to_the_backup() {
     let mut disk = gpt(&GptLayout::default());
     disk.bad = Some(ByteRange::new(ByteOffset(512), ByteLen(512)).unwrap());
