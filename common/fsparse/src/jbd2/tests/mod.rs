@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, string::ToString, vec, vec::Vec};
 
 use self::writer::{
-    BLOCK, JOURNAL_BLOCKS, MAGIC, Options, PLAIN, Sums, Volume, Writer, content, geometry, home,
+    BLOCK, JOURNAL_BLOCKS, MAGIC, Options, PLAIN, Sums, Volume, Writer, content, geometry,
     magic_content, pieces,
 };
 use super::replay;

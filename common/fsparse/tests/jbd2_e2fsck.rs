@@ -1,0 +1,209 @@
+//! Journals that the kernel wrote, replayed here and by e2fsck, must give the same image.
+//!
+//! Needs root and loop devices to make the images; says so and passes where they are missing.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+use std::{collections::BTreeMap, fs, ops::Range, path::Path, process::Command};
+
+use umbra_fsparse::{
+    ByteLen, ByteOffset, ByteRange, Error, Warning,
+    jbd2::{JournalGeometry, Replay, replay},
+};
+
+use dirty_image::{Dirty, Image, Variant, make, run, skip_reason, sync};
+
+mod dirty_image;
+
+const VARIANTS: &[Variant] = &[
+    Variant { name: "default 1k", mkfs: &["-t", "ext4"], mount: "rw" },
+    Variant { name: "default 4k", mkfs: &["-t", "ext4", "-b", "4096"], mount: "rw" },
+    Variant {
+        name: "small journal, 1k",
+        mkfs: &["-t", "ext4", "-b", "1024", "-J", "size=1"],
+        mount: "rw",
+    },
+    Variant {
+        name: "no metadata_csum",
+        mkfs: &["-t", "ext4", "-b", "4096", "-O", "^metadata_csum"],
+        mount: "rw",
+    },
+    Variant { name: "no 64bit", mkfs: &["-t", "ext4", "-b", "4096", "-O", "^64bit"], mount: "rw" },
+    Variant {
+        name: "neither",
+        mkfs: &["-t", "ext4", "-b", "2048", "-O", "^64bit,^metadata_csum"],
+        mount: "rw",
+    },
+    Variant { name: "ext3", mkfs: &["-t", "ext3", "-b", "4096"], mount: "rw" },
+    Variant { name: "ext3 1k", mkfs: &["-t", "ext3", "-b", "1024"], mount: "rw" },
+    Variant { name: "data=journal", mkfs: &["-t", "ext4", "-b", "4096"], mount: "data=journal" },
+    Variant {
+        name: "data=journal, no checksums, 1k",
+        mkfs: &["-t", "ext4", "-b", "1024", "-O", "^64bit,^metadata_csum"],
+        mount: "data=journal",
+    },
+    Variant {
+        name: "checksums of version 1",
+        mkfs: &["-t", "ext4", "-b", "4096", "-O", "^metadata_csum"],
+        mount: "journal_checksum",
+    },
+    Variant {
+        name: "asynchronous commits",
+        mkfs: &["-t", "ext4", "-b", "4096"],
+        mount: "journal_async_commit,data=writeback",
+    },
+];
+
+#[test]
+fn replays_as_e2fsck_does() {
+    if let Some(reason) = skip_reason() {
+        println!("SKIPPED: {reason}");
+        return;
+    }
+    for (number, variant) in (1..).zip(VARIANTS) {
+        let seed = number * 100;
+        let dirty = make(variant, seed, |_| {});
+        let (replay, warnings) = read(&dirty).unwrap();
+        assert_eq!(warnings, [], "{}", variant.name);
+        let escaped = replay.iter().filter(|(_, copy)| copy.escaped).count();
+        let changed = compare(&dirty, &replay, variant.name);
+        println!(
+            "{}: seed {seed}, {} blocks, {escaped} escaped, {changed} changed",
+            variant.name,
+            replay.len()
+        );
+        assert!(changed > 20, "{}: the journal holds next to nothing", variant.name);
+    }
+}
+
+#[test]
+fn fast_commits_are_unsupported_until_a_full_commit() {
+    if let Some(reason) = skip_reason() {
+        println!("SKIPPED: {reason}");
+        return;
+    }
+    let mkfs = &["-t", "ext4", "-b", "4096", "-O", "fast_commit"];
+    let variant = Variant { name: "fast commits", mkfs, mount: "rw" };
+    let dirty = make(&variant, 1, |mount| {
+        // One full commit, and an fsync that needs no second one.
+        sync(mount);
+        let file = fs::File::create(mount.0.join("file")).unwrap();
+        file.sync_all().unwrap();
+    });
+    let error = read(&dirty).unwrap_err();
+    assert!(matches!(error, Error::Unsupported { feature: "fast commits", .. }), "{error}");
+
+    let dirty = make(&variant, 3, |mount| {
+        let file = fs::File::create(mount.0.join("file")).unwrap();
+        file.sync_all().unwrap();
+        sync(mount);
+    });
+    let (replay, warnings) = read(&dirty).unwrap();
+    assert_eq!(warnings, []);
+    println!("{}: {} blocks", variant.name, replay.len());
+    compare(&dirty, &replay, variant.name);
+}
+
+/// The geometry of the journal, from e2fsprogs.
+struct Geometry {
+    block_size: u32,
+    fs_blocks: u64,
+    journal: Vec<ByteRange>,
+}
+
+impl Geometry {
+    fn of(image: &Path) -> Self {
+        let header = run(Command::new("dumpe2fs").arg("-h").arg(image));
+        let header = String::from_utf8_lossy(&header.stdout).into_owned();
+        assert!(header.contains(" needs_recovery "), "the image is clean: {header}");
+        let field = |name: &str| -> u64 {
+            let line = header.lines().find(|line| line.starts_with(name)).unwrap();
+            line.rsplit(' ').next().unwrap().parse().unwrap()
+        };
+        let block_size = field("Block size:");
+        let stat = run(Command::new("debugfs").args(["-c", "-R", "stat <8>"]).arg(image));
+        let stat = String::from_utf8_lossy(&stat.stdout).into_owned();
+        let (_, list) = stat.split_once("EXTENTS:").or(stat.split_once("BLOCKS:")).expect(&stat);
+        let journal = list
+            .split([',', '\n'])
+            // Blocks of the map have a name instead of a logical number.
+            .filter(|piece| piece.trim().strip_prefix('(').is_some_and(starts_with_digit))
+            .map(|piece| blocks(piece.rsplit(':').next().unwrap(), block_size))
+            .collect();
+        let fs_blocks = field("Block count:");
+        Self { block_size: block_size.try_into().unwrap(), fs_blocks, journal }
+    }
+}
+
+fn starts_with_digit(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_digit())
+}
+
+/// Parses `first-last` or one block number.
+fn blocks(text: &str, block_size: u64) -> ByteRange {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let [first, last]: [u64; 2] = [first, last].map(|n| n.trim().parse().unwrap());
+    let start = ByteOffset(first * block_size);
+    ByteRange::new(start, ByteLen((last + 1 - first) * block_size)).unwrap()
+}
+
+fn read(dirty: &Dirty) -> Result<(Replay, Vec<Warning>), Error> {
+    let geometry = Geometry::of(&dirty.copy("read.img"));
+    replay(
+        &Image(&dirty.bytes),
+        &JournalGeometry {
+            block_size: geometry.block_size,
+            fs_blocks: geometry.fs_blocks,
+            blocks: &geometry.journal,
+            fs_uuid: [0; 16],
+        },
+    )
+}
+
+/// Finds the blocks that differ, and the first byte of each that does.
+fn different(a: &[u8], b: &[u8], block_size: usize) -> BTreeMap<usize, usize> {
+    assert_eq!(a.len(), b.len());
+    let pairs = a.chunks(block_size).zip(b.chunks(block_size)).enumerate();
+    let first = |(a, b): (&[u8], &[u8])| a.iter().zip(b).position(|(a, b)| a != b);
+    pairs.filter_map(|(block, pair)| Some((block, first(pair)?))).collect()
+}
+
+/// Writes every copy home and compares with what e2fsck makes of the image. Returns the number
+/// of blocks that e2fsck changed.
+fn compare(dirty: &Dirty, replay: &Replay, name: &str) -> usize {
+    let path = dirty.copy("e2fsck.img");
+    let geometry = Geometry::of(&path);
+    let block_size = geometry.block_size as usize;
+    let status = Command::new("e2fsck").args(["-E", "journal_only", "-y"]).arg(&path).output();
+    let status = status.unwrap();
+    assert!(matches!(status.status.code(), Some(0 | 1)), "{name}: {status:?}");
+    let mut expected = fs::read(&path).unwrap();
+
+    let mut found = dirty.bytes.clone();
+    for (block, copy) in replay.iter() {
+        let from = copy.volume.start().0 as usize;
+        let to = block as usize * block_size;
+        found.copy_within(from..from + block_size, to);
+        if copy.escaped {
+            found[to..to + 4].copy_from_slice(&[0xc0, 0x3b, 0x39, 0x98]);
+        }
+    }
+    let journal = geometry.journal[0].start().0 as usize;
+    for image in [&mut expected, &mut found] {
+        for range in RESET.iter().cloned().chain([journal..journal + 1024]) {
+            image[range].fill(0);
+        }
+    }
+    assert_eq!(different(&expected, &found, block_size), BTreeMap::new(), "{name}");
+    // The comparison means something: this many blocks differ without the replay.
+    different(&expected, &dirty.bytes, block_size).len()
+}
+
+/// The fields of the superblock that e2fsck sets when it has replayed: `s_wtime`, `s_state`,
+/// `s_feature_incompat` (needs_recovery), `s_kbytes_written`, `s_checksum`.
+const RESET: &[Range<usize>] = &[
+    1024 + 0x30..1024 + 0x34,
+    1024 + 0x3a..1024 + 0x3c,
+    1024 + 0x60..1024 + 0x64,
+    1024 + 0x178..1024 + 0x180,
+    1024 + 0x3fc..1024 + 0x400,
+];
