@@ -1,9 +1,10 @@
 //! What a program answered with `--json`: one object a line, the summary last.
 
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
+use tempfile::NamedTempFile;
 
 /// How a program ended and what it said.
 #[derive(Debug)]
@@ -29,13 +30,8 @@ impl Answer {
             .stdin(Stdio::null())
             .output()
             .with_context(|| format!("cannot start {line}"))?;
-        Ok(Self::from_output(line, output))
-    }
-
-    /// The answer in the output of a command that was started elsewhere.
-    pub fn from_output(command: String, output: Output) -> Self {
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-        Self { command, code: output.status.code(), stdout: output.stdout, stderr }
+        Ok(Self { command: line, code: output.status.code(), stdout: output.stdout, stderr })
     }
 
     /// Itself, where it ended with the exit code that was expected.
@@ -97,6 +93,73 @@ impl Answer {
             tail(&said),
             tail(&self.stderr)
         )
+    }
+}
+
+/// A command that runs while the test goes on. Its output goes to files: a pipe that nobody reads would stop it.
+#[derive(Debug)]
+pub struct Running {
+    line: String,
+    child: Child,
+    stdout: NamedTempFile,
+    stderr: NamedTempFile,
+}
+
+impl Running {
+    /// Starts a command.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(command: &mut Command) -> Result<Self> {
+        let line = format!("{command:?}");
+        let (stdout, stderr) = (NamedTempFile::new()?, NamedTempFile::new()?);
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(stdout.reopen()?)
+            .stderr(stderr.reopen()?)
+            .spawn()
+            .with_context(|| format!("cannot start {line}"))?;
+        Ok(Self { line, child, stdout, stderr })
+    }
+
+    /// True until it has ended.
+    ///
+    /// # Errors
+    /// When the system cannot tell.
+    pub fn is_running(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+
+    /// Kills it as a power cut would, and waits for its end.
+    ///
+    /// # Errors
+    /// When it cannot be killed.
+    pub fn kill(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// When its output cannot be read.
+    pub fn answer(mut self) -> Result<Answer> {
+        let status = self.child.wait()?;
+        Ok(Answer {
+            command: self.line.clone(),
+            code: status.code(),
+            stdout: std::fs::read(self.stdout.path())?,
+            stderr: String::from_utf8_lossy(&std::fs::read(self.stderr.path())?).into_owned(),
+        })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It has usually ended; a failing test must not leave it behind.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

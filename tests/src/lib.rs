@@ -8,6 +8,7 @@ pub mod images;
 pub mod json;
 pub mod listing;
 pub mod programs;
+pub mod proxy;
 pub mod vault;
 
 use std::fs::OpenOptions;

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -102,7 +102,7 @@ impl Vault {
         Ok(())
     }
 
-    /// The process id, for [`Command`]s that signal it.
+    /// The process id, by which others must name it.
     pub fn process_id(&self) -> u32 {
         self.child.id()
     }
@@ -126,13 +126,4 @@ pub fn free_udp_port() -> Result<u16> {
 
 fn is_udp_port_taken(port: u16) -> bool {
     UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_err()
-}
-
-/// Sends a signal to one process that the test started.
-///
-/// # Errors
-/// When the signal cannot be sent.
-pub fn signal(process_id: u32, name: &str) -> Result<()> {
-    crate::must(Command::new("kill").arg(format!("-{name}")).arg(process_id.to_string()))?;
-    Ok(())
 }

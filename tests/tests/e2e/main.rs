@@ -1,0 +1,6 @@
+//! The programs as they are built, from the outside: one binary, so that it is linked once.
+//!
+//! Each module is one promise of the README or of CLI.md. What a test cannot do on a machine (no root, no corpus, no
+//! programs) it tells with `umbra_tests::skip`.
+#![allow(clippy::print_stdout, reason = "tests print seeds and figures")]
+
