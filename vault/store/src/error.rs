@@ -46,6 +46,21 @@ pub enum Error {
         /// What is wrong.
         reason: &'static str,
     },
+    /// A stored structure does not decode. Exit code 4.
+    #[error("{path} does not decode")]
+    Decode {
+        /// Name below the store's directory.
+        path: String,
+        /// Why.
+        #[source]
+        source: umbra_common::Error,
+    },
+    /// A failed sync left it open whether something is durable; only reopening tells.
+    #[error("a failed sync left {path} in doubt; the store must be opened anew")]
+    InDoubt {
+        /// Name below the store's directory.
+        path: String,
+    },
     /// An object's bytes, as received or as stored, are not what its id says.
     #[error("{} {} is not what its id says: {reason}", .reference.kind.name(), .reference.id)]
     WrongBytes {
@@ -158,6 +173,11 @@ impl Error {
             }
             _ => Self::Io { action, path, source },
         }
+    }
+
+    /// Tells whether a file or object was simply not there.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self.root(), Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 
     /// Returns the error that this one stands for, behind any [`Error::Shared`].

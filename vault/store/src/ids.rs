@@ -1,6 +1,8 @@
-//! Names of the store's own things: stores, packs, machines, domains, and points in time.
+//! Names of the store's own things: packs, domains, hashes, and points in time.
 
 use std::fmt;
+
+pub use umbra_common::snapshot::{MachineId, RunId, SessionNonce, StoreId};
 
 /// Writes `bytes` in lower-case hexadecimal digits.
 fn write_hex(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
@@ -28,19 +30,24 @@ macro_rules! id16 {
         impl $name {
             /// Reads the 32 lower-case hexadecimal digits that `Display` writes, or `None`.
             pub fn from_hex(text: &str) -> Option<Self> {
-                let digits = text.as_bytes();
-                if digits.len() != 32 {
-                    return None;
-                }
-                let mut bytes = [0u8; 16];
-                for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-                    let [high, low] = pair else { return None };
-                    *byte = digit(*high)?.checked_mul(16)?.checked_add(digit(*low)?)?;
-                }
-                Some(Self(bytes))
+                hex16(text).map(Self)
             }
         }
     };
+}
+
+/// Reads 32 lower-case hexadecimal digits, or returns `None`.
+pub(crate) fn hex16(text: &str) -> Option<[u8; 16]> {
+    let digits = text.as_bytes();
+    if digits.len() != 32 {
+        return None;
+    }
+    let mut bytes = [0u8; 16];
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        let [high, low] = pair else { return None };
+        *byte = digit(*high)?.checked_mul(16)?.checked_add(digit(*low)?)?;
+    }
+    Some(bytes)
 }
 
 /// Value of one lower-case hexadecimal digit.
@@ -53,20 +60,8 @@ fn digit(c: u8) -> Option<u8> {
 }
 
 id16! {
-    /// Names a store: random, made at `init`, in every pack and record.
-    StoreId
-}
-id16! {
     /// Names a pack; derived from the seed of the process that wrote it, never used twice.
     PackId
-}
-id16! {
-    /// Names a machine; given by the vault at enrolment.
-    MachineId
-}
-id16! {
-    /// What an agent names one backup run of one disk with, so that a repeated commit is known.
-    SessionNonce
 }
 
 /// The set of machines that share chunks. 0 is the only one so far.
@@ -76,6 +71,14 @@ pub struct DomainId(pub u32);
 /// A time of the vault's clock, in nanoseconds since 1970-01-01T00:00:00Z.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(pub i64);
+
+impl Timestamp {
+    /// Returns it as seconds (rounded down) and nanoseconds.
+    pub fn parts(self) -> umbra_fsparse::Timestamp {
+        let nanos = u32::try_from(self.0.rem_euclid(1_000_000_000)).unwrap_or(0);
+        umbra_fsparse::Timestamp { seconds: self.0.div_euclid(1_000_000_000), nanos }
+    }
+}
 
 /// A BLAKE3 hash of 32 bytes that is no object's id: of a receipt, a log entry, a key.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -4,6 +4,10 @@ use umbra_common::ByteRange;
 
 use crate::error::Result;
 
+mod local;
+
+pub use local::{LocalJournal, SealTo};
+
 /// Segments by name: open packs (`open/<pack>`) and the LOG (`log/<number>`).
 ///
 /// A segment is written by the process that created it and never reopened for writing.
@@ -39,6 +43,18 @@ pub trait Journal: Send + Sync {
     /// # Errors
     /// What the storage says.
     fn seal(&self, name: &str, object: &str) -> Result<()>;
+
+    /// Removes a segment whose object exists.
+    ///
+    /// # Errors
+    /// What the storage says.
+    fn remove(&self, name: &str) -> Result<()>;
+
+    /// Makes the bytes of a segment durable that an earlier process may have left unsynced.
+    ///
+    /// # Errors
+    /// What the storage says.
+    fn sync(&self, name: &str) -> Result<()>;
 }
 
 /// A segment that this process writes.

@@ -6,14 +6,18 @@
 //!
 //! Formats: `docs/formats/{store,pack,log,receipt-file}.md`.
 
+mod bytes;
 mod cipher;
 mod error;
+mod format;
 mod ids;
 mod index;
 mod journal;
+mod lock;
 mod log;
 mod object;
 mod objects;
+mod pack;
 mod receipt;
 mod session;
 mod store;
@@ -21,18 +25,19 @@ mod vfs;
 
 pub use cipher::{Cipher, CipherContext};
 pub use error::{Error, Result};
-pub use ids::{Digest, DomainId, MachineId, PackId, SessionNonce, StoreId, Timestamp};
+pub use ids::{Digest, DomainId, MachineId, PackId, RunId, SessionNonce, StoreId, Timestamp};
 pub use index::{
     Batch, INDEX_VERSION, Index, IndexFormat, IndexOpener, Key, Location, LogMark, MemoryIndex,
     MemoryIndexOpener, PackRow, PackState,
 };
-pub use journal::{Journal, Segment};
+pub use journal::{Journal, LocalJournal, SealTo, Segment};
 pub use log::{Entry, Log, LogState, Machine, Role, Token};
-pub use object::{MAX_PLAIN_BYTES, MAX_REFERENCES, MAX_STORED_BYTES, Object, StoredCodec, id_of};
-pub use objects::{ObjectInfo, ObjectStore};
-pub use receipt::Receipt;
+pub use object::{MAX_REFERENCES, MAX_STORED_BYTES, prove};
+pub use objects::{LocalObjects, ObjectInfo, ObjectStore};
 pub use session::{
     Base, Commit, CommitRequest, OnSettled, Put, Session, SessionInfo, SessionStats, Settled,
 };
 pub use store::{Damage, InitOptions, OpenMode, OpenOptions, RebuildReport, Store, StoreStatus};
-pub use vfs::{Access, Space, Vfs, VfsFile};
+pub use umbra_common::snapshot::Receipt;
+pub use umbra_common::wire::{Codec, Object};
+pub use vfs::{Access, RealVfs, Space, Vfs, VfsFile};

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use umbra_common::ObjectId;
+use umbra_common::wire::Fingerprint;
 
 use crate::error::{Error, Result};
 use crate::ids::{Digest, MachineId, StoreId, Timestamp};
@@ -78,8 +79,8 @@ pub struct Machine {
     pub id: MachineId,
     /// Its name, 1-64 of `[A-Za-z0-9._-]`.
     pub name: String,
-    /// BLAKE3 of its public key (SubjectPublicKeyInfo).
-    pub key: Digest,
+    /// Its public key.
+    pub key: Fingerprint,
     /// What it may do.
     pub role: Role,
 }
@@ -120,7 +121,7 @@ pub struct LogState {
 
 impl LogState {
     /// Returns the machine with this public key, if one is enrolled.
-    pub fn machine_by_key(&self, key: Digest) -> Option<&Machine> {
+    pub fn machine_by_key(&self, key: Fingerprint) -> Option<&Machine> {
         self.machines.values().find(|machine| machine.key == key)
     }
 

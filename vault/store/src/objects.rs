@@ -4,6 +4,11 @@ use umbra_common::ByteRange;
 
 use crate::error::Result;
 
+mod local;
+
+pub use local::LocalObjects;
+pub(crate) use local::list_or_none;
+
 /// What `list` and `head` tell about an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectInfo {

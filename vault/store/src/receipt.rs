@@ -1,34 +1,51 @@
-//! Receipts: what the vault says about a snapshot it holds.
+//! Receipts as objects of the store: their names, and their hashes.
+//!
+//! What stands in one is [`Receipt`]; its layout: `docs/formats/receipt-file.md`.
 
-use std::collections::BTreeMap;
+use umbra_common::snapshot::Receipt;
 
-use umbra_common::ObjectId;
+use crate::error::{Error, Result};
+use crate::ids::Digest;
 
-use crate::ids::{Digest, DomainId, MachineId, SessionNonce, Timestamp};
+/// Longest receipt file that is read, in bytes.
+pub(crate) const MAX_RECEIPT_FILE_BYTES: u64 = 512 << 10;
 
-/// A committed snapshot. Its file is `receipts/<sequence, 16 digits>`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Receipt {
-    /// Number in the store, from 1, without gaps.
-    pub sequence: u64,
-    /// Hash of the receipt before it; zeros for the first.
-    pub previous: Digest,
-    /// The snapshot: id of its manifest node.
-    pub snapshot: ObjectId,
-    /// The domain that its objects stand in.
-    pub domain: DomainId,
-    /// Whose disk.
-    pub machine: MachineId,
-    /// The machine's name at that time.
-    pub machine_name: String,
-    /// The disk's name.
-    pub disk: String,
-    /// The session's nonce, as in the manifest.
-    pub nonce: SessionNonce,
-    /// When the vault committed it.
-    pub received: Timestamp,
-    /// The GC generation of the store at that time.
-    pub gc_generation: u64,
-    /// What the agent says: tags, host, time. Labels, never identity.
-    pub labels: BTreeMap<String, String>,
+/// Returns the name of a receipt's object.
+pub(crate) fn receipt_name(sequence: u64) -> String {
+    format!("receipts/{sequence:016}")
+}
+
+/// Reads the sequence number from the name of a receipt's object.
+pub(crate) fn sequence_of(name: &str) -> Option<u64> {
+    let digits = name.strip_prefix("receipts/")?;
+    let sequence = digits.parse().ok()?;
+    (receipt_name(sequence) == name).then_some(sequence)
+}
+
+/// Encodes a receipt and returns it with its hash.
+pub(crate) fn encode(receipt: &Receipt) -> Result<(Vec<u8>, Digest)> {
+    let fail = |source| Error::Decode { path: receipt_name(receipt.sequence), source };
+    let bytes = receipt.to_bytes().map_err(fail)?;
+    Ok((bytes, Digest(receipt.hash().map_err(fail)?)))
+}
+
+/// Decodes a receipt's file and returns it with its hash.
+pub(crate) fn decode(bytes: &[u8], name: &str) -> Result<(Receipt, Digest)> {
+    let fail = |source| Error::Decode { path: name.to_owned(), source };
+    let receipt = Receipt::decode(bytes).map_err(fail)?;
+    let hash = Digest(receipt.hash().map_err(fail)?);
+    Ok((receipt, hash))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        assert_eq!(receipt_name(7), "receipts/0000000000000007");
+        assert_eq!(sequence_of("receipts/0000000000000007"), Some(7));
+        assert_eq!(sequence_of("receipts/7"), None);
+        assert_eq!(sequence_of("receipts/000000000000000x"), None);
+    }
 }

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use umbra_common::snapshot::Receipt;
 use umbra_common::{ObjectId, Reference};
 
 use crate::error::Error;
-use crate::ids::{DomainId, MachineId, SessionNonce};
-use crate::receipt::Receipt;
+use crate::ids::{DomainId, MachineId, RunId, SessionNonce};
 
 /// What became of objects that were accepted.
 #[derive(Clone, Debug)]
@@ -44,6 +44,8 @@ pub struct SessionInfo {
     pub domain: DomainId,
     /// The agent's nonce for this backup; the same after a reconnect.
     pub nonce: SessionNonce,
+    /// The agent's name for all disks of one backup, for the receipt.
+    pub run: RunId,
     /// The snapshot that the agent's cache stands for.
     pub base: Option<ObjectId>,
     /// Where settled objects are told.
@@ -84,7 +86,9 @@ pub enum Commit {
 pub struct CommitRequest {
     /// The manifest's id.
     pub manifest: ObjectId,
-    /// Labels for the receipt.
+    /// The user's tags, for the receipt.
+    pub tags: Vec<String>,
+    /// The agent's labels, for the receipt.
     pub labels: BTreeMap<String, String>,
 }
 

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use umbra_common::snapshot::Receipt;
+use umbra_common::wire::Object;
 use umbra_common::{ObjectId, Reference};
 
 use crate::cipher::Cipher;
@@ -10,9 +12,7 @@ use crate::error::{Error, Result};
 use crate::ids::{DomainId, StoreId, Timestamp};
 use crate::index::IndexOpener;
 use crate::log::Log;
-use crate::object::Object;
 use crate::objects::ObjectStore;
-use crate::receipt::Receipt;
 use crate::session::{Commit, CommitRequest, Put, Session, SessionInfo};
 use crate::vfs::{Space, Vfs};
 
@@ -212,7 +212,7 @@ impl Store {
     }
 
     /// Reads an object and verifies its record; the id is for the reader to prove
-    /// ([`Object::verify`]).
+    /// ([`crate::prove`]).
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Corrupt`]; what the storage says.
@@ -243,7 +243,7 @@ impl Store {
     /// # Errors
     /// As [`Store::get`]; [`Error::WrongBytes`].
     pub fn verify_object(&self, domain: DomainId, reference: &Reference) -> Result<()> {
-        self.get(domain, reference)?.verify().map(drop)
+        crate::object::prove(&self.get(domain, reference)?).map(drop)
     }
 
     /// Returns the receipts, oldest first.

@@ -5,6 +5,17 @@
 use std::io;
 use std::sync::Arc;
 
+use umbra_common::ByteRange;
+
+use crate::bytes::{narrow, wide};
+
+mod real;
+
+pub use real::RealVfs;
+
+/// Most bytes that are read at once: a pack with its footer, and room.
+pub(crate) const MAX_READ_BYTES: u64 = 64 << 20;
+
 /// Room on the file system that holds the store, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Space {
@@ -113,4 +124,73 @@ pub trait VfsFile: Send + Sync {
     /// # Errors
     /// What the system says.
     fn try_lock(&self) -> io::Result<bool>;
+}
+
+/// Reads exactly the bytes of a range, or says which file is too short.
+pub(crate) fn read_exact(
+    file: &dyn VfsFile,
+    path: &str,
+    start: u64,
+    len: u64,
+) -> crate::Result<Vec<u8>> {
+    let fail = |source| crate::Error::io("read", path, source);
+    if len > MAX_READ_BYTES {
+        let limit = MAX_READ_BYTES;
+        return Err(crate::Error::Limit { what: "one reading", found: len, limit });
+    }
+    let mut bytes = vec![0; narrow(len)];
+    let mut done = 0usize;
+    while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        match file.pread(rest, start.saturating_add(wide(done))) {
+            Ok(0) => return Err(fail(io::ErrorKind::UnexpectedEof.into())),
+            Ok(count) => done = done.saturating_add(count),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(fail(error)),
+        }
+    }
+    Ok(bytes)
+}
+
+/// Writes all of `bytes` at `offset`.
+pub(crate) fn write_all(
+    file: &dyn VfsFile,
+    path: &str,
+    bytes: &[u8],
+    offset: u64,
+) -> crate::Result<()> {
+    let fail = |source| crate::Error::io("write", path, source);
+    let mut done = 0usize;
+    while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
+        match file.pwrite(rest, offset.saturating_add(wide(done))) {
+            Ok(0) => return Err(fail(io::ErrorKind::WriteZero.into())),
+            Ok(count) => done = done.saturating_add(count),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(fail(error)),
+        }
+    }
+    Ok(())
+}
+
+/// Reads several ranges of one file.
+pub(crate) fn read_ranges(
+    file: &dyn VfsFile,
+    path: &str,
+    ranges: &[ByteRange],
+) -> crate::Result<Vec<Vec<u8>>> {
+    ranges.iter().map(|range| read_exact(file, path, range.start().0, range.len().0)).collect()
+}
+
+/// Makes a directory and its name durable, parents first.
+pub(crate) fn make_dirs(vfs: &dyn Vfs, dir: &str) -> crate::Result<()> {
+    let parent = dir.rsplit_once('/').map_or("", |(parent, _)| parent);
+    if !parent.is_empty() {
+        make_dirs(vfs, parent)?;
+    }
+    vfs.mkdir(dir).map_err(|error| crate::Error::io("make", dir, error))?;
+    vfs.sync_dir(parent).map_err(|error| crate::Error::io("sync", parent, error))
+}
+
+/// Returns the directory of a name.
+pub(crate) fn parent(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(dir, _)| dir)
 }
