@@ -5,26 +5,12 @@
 
 mod support;
 
-use std::collections::BTreeMap;
-
-use serde_json::Value;
-use support::{Image, Tree, corpus, sha256_of_file, walk};
-use umbra_fsparse::{
-    ExtentKind, FileType, Inode,
-    ext::{Ext, Journal},
+use support::{
+    Image,
+    compare::{Places, compare_tree},
+    corpus, walk,
 };
-
-const UNWRITTEN: u64 = 0x800;
-const INLINE: u64 = 0x200;
-
-/// What a comparison went through, so that one that compared nothing fails.
-#[derive(Debug, Default)]
-struct Compared {
-    entries: usize,
-    extents: usize,
-    contents: usize,
-    xattrs: usize,
-}
+use umbra_fsparse::ext::{Ext, Journal};
 
 #[test]
 fn ext4_default_4k() {
@@ -80,136 +66,8 @@ fn check(name: &str, kind: &str) {
     let tree = walk(&ext);
     assert_eq!(tree.warnings, []);
     assert!(tree.summary.complete);
-    let paths = tree.paths();
-    let mut compared = Compared::default();
-    let mut problems = Vec::new();
-    let mut expected = BTreeMap::new();
-    for line in manifest {
-        let path = line["path"].as_str().unwrap().to_owned();
-        match paths.get(&path) {
-            Some(inode) => compare(&image, &tree.inodes[inode], &line, &mut compared)
-                .into_iter()
-                .for_each(|problem| problems.push(format!("{path}: {problem}"))),
-            None => problems.push(format!("{path}: missing")),
-        }
-        expected.insert(path, ());
-    }
-    for path in paths.keys().filter(|path| !expected.contains_key(*path)) {
-        problems.push(format!("{path}: too much"));
-    }
+    let (compared, problems) = compare_tree(&image, &tree, &manifest, Places::Compared);
     println!("{name}: {compared:?}");
     assert!(problems.is_empty(), "{} problems:\n{}", problems.len(), problems.join("\n"));
     assert!(compared.extents > 50 && compared.contents > 50 && compared.entries > 100);
-    order_holds(&tree);
-}
-
-/// An inode comes once and before its first name; a directory before its entries.
-fn order_holds(tree: &Tree) {
-    assert_eq!(tree.order_errors, Vec::<String>::new());
-}
-
-fn compare(image: &Image, inode: &Inode, line: &Value, compared: &mut Compared) -> Vec<String> {
-    let mut problems = Vec::new();
-    let mut equal = |what: &str, ours: String, theirs: String| {
-        if ours != theirs {
-            problems.push(format!("{what}: {ours}, the kernel says {theirs}"));
-        }
-    };
-    let number = |key: &str| line[key].to_string();
-    equal("type", type_letter(inode.file_type).to_owned(), line["type"].as_str().unwrap().into());
-    if inode.file_type == FileType::File {
-        equal("size", inode.size.0.to_string(), number("size"));
-    }
-    equal("mode", inode.mode.to_string(), number("mode"));
-    equal("uid", inode.uid.to_string(), number("uid"));
-    equal("gid", inode.gid.to_string(), number("gid"));
-    equal("nlink", inode.nlink.to_string(), number("nlink"));
-    equal("ino", inode.number.0.to_string(), number("ino"));
-    equal("mtime", nanos(inode.mtime).to_string(), number("mtime_ns"));
-    equal("ctime", nanos(inode.ctime).to_string(), number("ctime_ns"));
-    equal("xattrs", format!("{:?}", our_xattrs(inode)), format!("{:?}", their_xattrs(line)));
-    compared.xattrs += inode.xattrs.len();
-    let target = inode.target.as_ref().map(|target| support::percent(target));
-    equal("target", format!("{target:?}"), format!("{:?}", line["target"].as_str()));
-    let rdev = inode.rdev.map(|rdev| serde_json::json!([rdev.major, rdev.minor]));
-    equal("rdev", rdev.unwrap_or_default().to_string(), line["rdev"].to_string());
-    if let Some(extents) = line["extents"].as_array() {
-        equal("extents", format!("{:?}", ours(inode)), format!("{:?}", theirs(extents)));
-        compared.extents += extents.len();
-    }
-    if let Some(sha256) = line["sha256"].as_str() {
-        equal("sha256", sha256_of_file(image, inode), sha256.to_owned());
-        compared.contents += 1;
-    }
-    compared.entries += 1;
-    problems
-}
-
-fn type_letter(file_type: FileType) -> &'static str {
-    match file_type {
-        FileType::File => "f",
-        FileType::Dir => "d",
-        FileType::Symlink => "l",
-        FileType::Fifo => "p",
-        FileType::Socket => "s",
-        FileType::Char => "c",
-        FileType::Block => "b",
-    }
-}
-
-fn nanos(time: umbra_fsparse::Timestamp) -> i128 {
-    i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos)
-}
-
-fn our_xattrs(inode: &Inode) -> BTreeMap<String, String> {
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let xattrs = inode.xattrs.iter();
-    xattrs.map(|xattr| (support::percent(&xattr.name), hex(&xattr.value))).collect()
-}
-
-fn their_xattrs(line: &Value) -> BTreeMap<String, String> {
-    let Some(xattrs) = line["xattrs"].as_object() else {
-        return BTreeMap::new();
-    };
-    xattrs.iter().map(|(name, value)| (name.clone(), value.as_str().unwrap().to_owned())).collect()
-}
-
-/// One extent: content, volume, length, flags.
-type Row = (u64, u64, u64, u64);
-
-/// Inline data is one piece to FIEMAP, at the start of the first.
-fn ours(inode: &Inode) -> Vec<Row> {
-    let rows = inode.extents.iter().map(|extent| {
-        let flags = match extent.kind {
-            ExtentKind::Data => 0,
-            ExtentKind::Unwritten => UNWRITTEN,
-            ExtentKind::Inline => INLINE,
-        };
-        (extent.logical.0, extent.volume.start().0, extent.volume.len().0, flags)
-    });
-    merge(rows)
-}
-
-fn theirs(extents: &[Value]) -> Vec<Row> {
-    merge(extents.iter().map(|extent| {
-        let field = |index: usize| extent[index].as_u64().unwrap();
-        (field(0), field(1), field(2), field(3) & (UNWRITTEN | INLINE))
-    }))
-}
-
-fn merge(rows: impl Iterator<Item = Row>) -> Vec<Row> {
-    let mut merged: Vec<Row> = Vec::new();
-    for row in rows {
-        match merged.last_mut() {
-            Some(last)
-                if last.0 + last.2 == row.0
-                    && last.3 == row.3
-                    && (last.1 + last.2 == row.1 || row.3 == INLINE) =>
-            {
-                last.2 += row.2;
-            }
-            _ => merged.push(row),
-        }
-    }
-    merged
 }

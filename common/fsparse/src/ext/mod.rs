@@ -221,7 +221,13 @@ impl<'a> Ext<'a> {
             blocks: &ranges,
             fs_uuid: self.superblock.uuid,
         };
-        jbd2::replay(volume, &geometry)
+        // Not found means "no ext here" to our caller, and here the journal is what is missing.
+        jbd2::replay(volume, &geometry).map_err(|error| match error {
+            Error::NotFound { structure, at } => {
+                Error::Corrupt { structure, at, reason: "the journal is not there" }
+            }
+            other => other,
+        })
     }
 }
 
@@ -235,7 +241,10 @@ fn replayed_superblock(ext: &Ext<'_>, volume: &dyn ReadAt, replay: &Replay) -> R
     let bytes = bytes.map_err(|source| Error::Io { structure, source })?;
     let skipped = usize::from(sb.block_size > 1024).saturating_mul(superblock::LEN);
     let fields = fields::Fields::new(structure, superblock::AT, bytes);
-    let replayed = Superblock::parse(fields.slice(skipped, superblock::LEN)?)?;
+    let replayed = match Superblock::parse(fields.slice(skipped, superblock::LEN)?) {
+        Err(Error::NotFound { .. }) => return Err(fields.corrupt("the journal's copy is none")),
+        other => other?,
+    };
     if replayed.block_size != sb.block_size {
         return Err(fields.corrupt("the journal changes the block size"));
     }

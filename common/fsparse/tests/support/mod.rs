@@ -1,6 +1,8 @@
 //! What the tests of file systems share: images in memory, a collecting visitor, contents.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
+pub mod compare;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
@@ -41,7 +43,19 @@ impl ReadAt for Image {
 
 /// Reads a manifest: one JSON object a line.
 pub fn manifest(path: &Path) -> Vec<serde_json::Value> {
-    let text = String::from_utf8(zstd(path)).unwrap();
+    lines(zstd(path))
+}
+
+/// Returns what the kernel says of the mounted tree, as a manifest.
+pub fn kernel_tree(mounted: &Path) -> Vec<serde_json::Value> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/kernel_tree.py");
+    let output = Command::new("python3").arg(script).arg(mounted).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    lines(output.stdout)
+}
+
+fn lines(text: Vec<u8>) -> Vec<serde_json::Value> {
+    let text = String::from_utf8(text).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
@@ -99,7 +113,8 @@ pub fn walk(ext: &Ext<'_>) -> Tree {
 }
 
 impl Tree {
-    /// Returns each path (percent-encoded, the root is empty) and its inode.
+    /// Returns each path (percent-encoded, the root is empty) and its inode; of two equal names
+    /// the later one.
     pub fn paths(&self) -> BTreeMap<String, InodeNumber> {
         let mut children: BTreeMap<InodeNumber, Vec<(&[u8], InodeNumber)>> = BTreeMap::new();
         for (parent, name, inode) in &self.entries {
@@ -116,7 +131,7 @@ impl Tree {
                     assert!(seen.insert(*child), "directory loop at {path}");
                     pending.push((path, *child));
                 } else {
-                    assert!(paths.insert(path, *child).is_none());
+                    paths.insert(path, *child);
                 }
             }
             paths.insert(path, inode);
