@@ -1,12 +1,26 @@
 //! The agent's end: blocking calls for plain threads over one connection that heals itself.
 
+mod core;
+mod link;
+mod pace;
+mod reader;
+mod upload;
+
+pub use reader::{Listed, Reader, Wanted};
+pub use upload::{Ticket, Upload};
+
+use self::core::Core;
 use crate::error::{NetError, Result};
 use crate::identity::Identity;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::Runtime;
 use umbra_common::wire::{
-    Begin, Begun, Commit, Enrolled, Fingerprint, List, ListEntry, Object, Plain, Token, Welcome,
+    Begin, Enroll, Enrolled, Fingerprint, OLDEST_VERSION, Token, VERSION, Welcome,
 };
-use umbra_common::{ObjectId, Reference};
+
+/// How long an orderly end may take.
+const CLOSE: Duration = Duration::from_millis(500);
 
 /// How to reach a vault, and as whom.
 #[derive(Clone, Debug)]
@@ -29,9 +43,9 @@ pub struct Connect {
     pub retry_for: Duration,
     /// Most bytes sent and not yet acknowledged as durable; they stay in memory.
     pub unacked_bytes: u64,
-    /// Streams for objects.
+    /// Streams for objects, 1 to 8.
     pub lanes: u32,
-    /// Most bytes a second sent, where limited.
+    /// Most bytes of objects a second, where limited.
     pub upload_bytes_per_second: Option<u64>,
 }
 
@@ -52,6 +66,10 @@ impl Connect {
             upload_bytes_per_second: None,
         }
     }
+
+    fn addresses(&self) -> String {
+        self.addresses.join(", ")
+    }
 }
 
 /// What went over the network so far, all connections of a client together.
@@ -61,14 +79,18 @@ pub struct Traffic {
     pub bytes_sent: u64,
     /// Bytes of UDP payload received.
     pub bytes_received: u64,
-    /// Connections beyond the first.
-    pub reconnects: u64,
+    /// Connections made, the first included.
+    pub connections: u64,
 }
 
 /// A session with a vault. Clones share it. All calls block and may come from any thread that is
 /// not a tokio one; a lost connection is made again inside them.
 #[derive(Clone)]
-pub struct Client {}
+pub struct Client {
+    core: Arc<Core>,
+    /// Closes the connection when the last clone, upload and reader is gone.
+    _closer: Arc<Closer>,
+}
 
 impl Client {
     /// Connects and says hello.
@@ -77,173 +99,106 @@ impl Client {
     /// [`NetError::WrongKey`], [`NetError::Refused`] (unknown key, other machine name, no version
     /// in common), [`NetError::Unavailable`] after `connect_for`.
     pub fn connect(options: Connect) -> Result<Self> {
-        let _ = options;
-        Err(NetError::Closed)
+        let runtime = runtime()?;
+        let core = Arc::new(Core::new(options, runtime.handle().clone()));
+        runtime.spawn(link::keep(Arc::clone(&core)));
+        let closer = Arc::new(Closer { core: Arc::clone(&core), runtime: Some(runtime) });
+        let client = Self { core, _closer: closer };
+        client.core.connection()?;
+        Ok(client)
     }
 
-    /// Makes the key of `options.identity` known to the vault of `token`; addresses and
-    /// fingerprint are the token's. `machine` is the wished name.
+    /// Makes the key of `identity` known to the vault of `token`; addresses and fingerprint are the
+    /// token's. `machine` is the wished name; the token's own, where it has one, goes before it.
     ///
     /// # Errors
     /// As for [`connect`](Self::connect); [`NetError::Refused`] with
-    /// [`NotAuthorised`](umbra_common::wire::RefusalCode::NotAuthorised) for a token that is wrong, used up or expired.
+    /// [`NotAuthorised`](umbra_common::wire::RefusalCode::NotAuthorised) for a token that is wrong,
+    /// used up or expired.
     pub fn enroll(
         token: &Token,
         identity: &Identity,
         machine: &str,
         software: &str,
     ) -> Result<Enrolled> {
-        let _ = (token, identity, machine, software);
-        Err(NetError::Closed)
+        let options = Connect::new(token.addresses.clone(), token.vault, identity.clone());
+        let enroll = Enroll {
+            oldest: OLDEST_VERSION,
+            newest: VERSION,
+            secret: token.secret,
+            machine: machine.to_owned(),
+            software: software.to_owned(),
+        };
+        let runtime = runtime()?;
+        let enrolled = runtime.block_on(link::enroll(&options, enroll));
+        runtime.shutdown_timeout(CLOSE);
+        enrolled
     }
 
     /// Returns what the vault said at the last hello.
-    pub fn welcome(&self) -> Welcome {
-        unreachable!("no client was made")
+    ///
+    /// # Errors
+    /// [`NetError::Closed`].
+    pub fn welcome(&self) -> Result<Welcome> {
+        self.core.lock().welcome.clone().ok_or(NetError::Closed)
     }
 
     /// Begins the backup of a disk. One at a time for each client.
     ///
     /// # Errors
-    /// [`NetError::Refused`], [`NetError::Unavailable`].
+    /// [`NetError::Refused`], [`NetError::Unavailable`]; [`NetError::Misuse`] while another is
+    /// under way.
     pub fn upload(&self, begin: Begin) -> Result<Upload> {
-        let _ = begin;
-        Err(NetError::Closed)
+        Upload::begin(self.clone(), begin)
     }
 
     /// Returns a reader of snapshots on this session.
     pub fn reader(&self) -> Reader {
-        Reader {}
+        Reader::new(self.clone())
     }
 
     /// Returns what went over the network so far.
     pub fn traffic(&self) -> Traffic {
-        Traffic::default()
+        self.core.traffic()
     }
 
-    /// Cuts the connection as a broken network would, without a word to the vault. For tests.
-    pub fn cut_connection(&self) {}
-}
-
-/// A question under way. Dropping it leaves the answer unread.
-pub struct Ticket {}
-
-impl Ticket {
-    /// Waits for the answer: one per reference asked, `true` where the vault has the object.
-    ///
-    /// # Errors
-    /// Those of [`Upload::send`].
-    pub fn wait(self) -> Result<Vec<bool>> {
-        Err(NetError::Closed)
+    /// Cuts the connection: what is under way is lost in both directions, and the next call, or an
+    /// upload under way, makes a new one. For tests.
+    pub fn cut_connection(&self) {
+        self.core.cut();
     }
 }
 
-/// A backup of one disk under way. Shared by reference among the agent's threads. Dropped without
-/// a commit, it is given up.
-pub struct Upload {}
-
-impl Upload {
-    /// Returns the vault's answer to the [`Begin`]: is the base pinned, what is the newest snapshot.
-    pub fn begun(&self) -> Begun {
-        unreachable!("no upload was made")
-    }
-
-    /// Asks which of `references` (any number; cut into batches) the vault has. Returns at once,
-    /// so that many questions can be under way.
-    ///
-    /// # Errors
-    /// Those of [`send`](Self::send).
-    pub fn ask(&self, references: Vec<Reference>) -> Result<Ticket> {
-        let _ = references;
-        Err(NetError::Closed)
-    }
-
-    /// Sends an object, once however often it is given while it is unacknowledged. Blocks while
-    /// the window of unacknowledged bytes is full. A node goes out only when all objects in the
-    /// window that it refers to are durable: give children first.
-    ///
-    /// # Errors
-    /// The first error of the backup, whatever thread sees it first: [`NetError::Unavailable`],
-    /// [`NetError::Missing`], [`NetError::Bad`], [`NetError::BaseGone`], [`NetError::Refused`];
-    /// later calls get [`NetError::Earlier`].
-    pub fn send(&self, object: Object) -> Result<()> {
-        let _ = object;
-        Err(NetError::Closed)
-    }
-
-    /// Waits until everything sent so far is durable in the vault.
-    ///
-    /// # Errors
-    /// Those of [`send`](Self::send).
-    pub fn flush(&self) -> Result<()> {
-        Err(NetError::Closed)
-    }
-
-    /// Commits a manifest that was sent, and returns the receipt as the vault stores it. Waits for
-    /// everything sent before.
-    ///
-    /// # Errors
-    /// Those of [`send`](Self::send).
-    pub fn commit(&self, commit: Commit) -> Result<Vec<u8>> {
-        let _ = commit;
-        Err(NetError::Closed)
-    }
-
-    /// Returns the bytes of object frames put on streams so far, repeated ones included.
-    pub fn object_bytes_sent(&self) -> u64 {
-        0
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("vault", &self.core.options.vault).finish_non_exhaustive()
     }
 }
 
-/// Reads snapshots. Clones share the session; every object is proven against its id before it is
-/// handed over. Calls from several threads run at the same time.
-#[derive(Clone)]
-pub struct Reader {}
+struct Closer {
+    core: Arc<Core>,
+    runtime: Option<Runtime>,
+}
 
-impl Reader {
-    /// Lists snapshots, oldest first, and hands over each as it comes.
-    ///
-    /// # Errors
-    /// [`NetError::Refused`], [`NetError::Unavailable`].
-    pub fn list(&self, list: &List) -> Result<Vec<ListEntry>> {
-        let _ = list;
-        Err(NetError::Closed)
-    }
-
-    /// Fetches a manifest, from which everything else is reached.
-    ///
-    /// # Errors
-    /// [`NetError::Refused`] ([`NotFound`](umbra_common::wire::RefusalCode::NotFound) where there is no such
-    /// snapshot for this session), [`NetError::Unavailable`], [`NetError::Damaged`].
-    pub fn open(&self, snapshot: ObjectId) -> Result<Plain> {
-        let _ = snapshot;
-        Err(NetError::Closed)
-    }
-
-    /// Fetches objects that nodes refer to, in the order of the vault's packs, which is not that of
-    /// the items. `want` says for each item what the node's list names, in the order of
-    /// `numbers`: each object is proven to be that one.
-    ///
-    /// `each` gets (index of the item, reference number, object, or why this one cannot be had);
-    /// an error it returns ends the read.
-    ///
-    /// # Errors
-    /// [`NetError::Refused`], [`NetError::Unavailable`], and the errors of `each`.
-    pub fn read<E: From<NetError>>(
-        &self,
-        items: &[Wanted],
-        each: &mut dyn FnMut(usize, u32, Result<Plain>) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let _ = (items, each);
-        Err(NetError::Closed.into())
+impl Drop for Closer {
+    fn drop(&mut self) {
+        let endpoint = self.core.close();
+        let Some(runtime) = self.runtime.take() else { return };
+        if let Some(endpoint) = endpoint {
+            // So that the vault hears of it now and not after the idle time.
+            runtime.block_on(async {
+                let _ = tokio::time::timeout(CLOSE, endpoint.wait_idle()).await;
+            });
+        }
+        runtime.shutdown_timeout(CLOSE);
     }
 }
 
-/// Objects wanted of one node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wanted {
-    /// A node that was read through this reader before.
-    pub node: Reference,
-    /// (position in the node's reference list, what stands there).
-    pub objects: Vec<(u32, Reference)>,
+fn runtime() -> Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("umbra-net")
+        .enable_all()
+        .build()
+        .map_err(|source| NetError::Io { what: "cannot start network threads".to_owned(), source })
 }

@@ -52,16 +52,14 @@ pub enum NetError {
     },
     /// The vault lacks objects that it was thought to have.
     #[error(
-        "the vault lacks {count} objects that {referrer} refers to, among them {first}; run the backup again"
+        "the vault lacks {} objects below {}; run the backup again",
+        .references.len(),
+        .referrer.map_or_else(|| "the snapshot".to_owned(), |node| node.id.to_string())
     )]
     Missing {
-        /// Who refers to them.
-        referrer: ObjectId,
-        /// How many.
-        count: usize,
-        /// One of them.
-        first: ObjectId,
-        /// All of them.
+        /// The node that refers to them; `None` for the snapshot as a whole.
+        referrer: Option<Reference>,
+        /// What is lacking.
         references: Vec<Reference>,
     },
     /// The vault did not take an object.
@@ -84,6 +82,13 @@ pub enum NetError {
         #[source]
         source: Option<umbra_common::Error>,
     },
+    /// The connection was lost. Calls of the client make it anew and never end with this.
+    #[error("the connection was lost")]
+    Lost {
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A socket, a key file or a thread could not be had.
     #[error("{what}")]
     Io {
@@ -102,12 +107,15 @@ pub enum NetError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A call that makes no sense at this point: a bug of the caller.
+    #[error("the client was used wrongly: {reason}")]
+    Misuse {
+        /// What.
+        reason: &'static str,
+    },
     /// The client was closed while this waited.
     #[error("the connection was closed by this program")]
     Closed,
-    /// The upload failed before, with the error that was reported then.
-    #[error("the backup failed earlier: {0}")]
-    Earlier(#[source] std::sync::Arc<NetError>),
 }
 
 impl NetError {
@@ -118,7 +126,6 @@ impl NetError {
             Self::WrongKey { .. } => 12,
             Self::Unavailable { .. } => 10,
             Self::Damaged(_) => 4,
-            Self::Earlier(error) => error.exit_code(),
             _ => 1,
         }
     }

@@ -87,6 +87,11 @@ impl Identity {
         PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.serialize_der()))
     }
 
+    /// Derives a secret from the private key: the same each time, telling nothing about the key.
+    pub(crate) fn derive(&self, context: &str) -> [u8; 32] {
+        blake3::derive_key(context, self.key.serialized_der())
+    }
+
     fn from_key(key: KeyPair) -> Result<Self> {
         let certificate = CertificateParams::new(vec![CERTIFICATE_NAME.to_owned()])
             .and_then(|params| params.self_signed(&key))

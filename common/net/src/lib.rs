@@ -6,9 +6,11 @@
 
 pub mod client;
 mod error;
+mod frames;
 mod identity;
+mod tls;
 
-pub use client::{Client, Connect, Reader, Traffic, Upload};
+pub use client::{Client, Connect, Listed, Reader, Ticket, Traffic, Upload, Wanted};
 pub use error::{NetError, Result};
 pub use identity::Identity;
 pub use umbra_common::wire::{Fingerprint, Token};
