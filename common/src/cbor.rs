@@ -9,6 +9,7 @@
 use std::convert::Infallible;
 
 use minicbor::{Decoder, Encoder};
+use umbra_fsparse::Timestamp;
 
 use crate::{Error, Result};
 
@@ -446,6 +447,31 @@ pub fn same_bytes(what: &'static str, found: &[u8], canonical: &[u8]) -> Result<
     }
     let at = found.iter().zip(canonical).take_while(|(a, b)| a == b).count();
     Err(Error::Corrupt { what, at: wide(at), reason: "not the canonical encoding" })
+}
+
+/// Writes a time: an array of seconds (signed) and nanoseconds.
+pub(crate) fn write_timestamp(writer: &mut Writer, time: Timestamp) {
+    writer.array(2);
+    writer.int(time.seconds);
+    writer.uint(time.nanos);
+}
+
+/// Reads a time, whose nanoseconds are below 1 000 000 000.
+pub(crate) fn read_timestamp(reader: &mut Reader<'_>) -> Result<Timestamp> {
+    expect_array(reader, 2)?;
+    let time = Timestamp { seconds: reader.int()?, nanos: reader.narrow()? };
+    if time.nanos >= 1_000_000_000 {
+        return Err(reader.corrupt("a time has a second or more in its nanoseconds"));
+    }
+    Ok(time)
+}
+
+/// Reads the head of an array of exactly `len` items.
+pub(crate) fn expect_array(reader: &mut Reader<'_>, len: usize) -> Result<()> {
+    if reader.array(len)? != len {
+        return Err(reader.corrupt("an array has the wrong length"));
+    }
+    Ok(())
 }
 
 /// Returns the length of the shortest head for `argument`, in bytes.
