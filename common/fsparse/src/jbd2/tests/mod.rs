@@ -1,6 +1,6 @@
 //! Journals written by a writer of the tests' own. The kernel's journals are read in
 //! `tests/jbd2_e2fsck.rs` and `tests/dirty_ext4.rs`.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::{collections::BTreeMap, string::ToString, vec, vec::Vec};
 
@@ -25,7 +25,10 @@ fn formats() -> Vec<Options> {
     formats
 }
 
-fn run(writer: &Writer) -> Result<(BTreeMap<u64, Vec<u8>>, Vec<Warning>), Error> {
+/// Blocks of the file system and what the journal puts there.
+type Contents = BTreeMap<u64, Vec<u8>>;
+
+fn run(writer: &Writer) -> Result<(Contents, Vec<Warning>), Error> {
     let pieces = pieces();
     let (replay, warnings) = replay(&Volume(&writer.image), &geometry(&pieces))?;
     let content = replay.iter().map(|(block, copy)| {
@@ -39,13 +42,13 @@ fn run(writer: &Writer) -> Result<(BTreeMap<u64, Vec<u8>>, Vec<Warning>), Error>
         }
         (block, bytes)
     });
-    let content: BTreeMap<_, _> = content.collect();
+    let content: Contents = content.collect();
     assert_eq!((content.len(), content.is_empty()), (replay.len(), replay.is_empty()));
     Ok((content, warnings))
 }
 
 /// Runs a log that must be read without a warning.
-fn clean(writer: &Writer) -> BTreeMap<u64, Vec<u8>> {
+fn clean(writer: &Writer) -> Contents {
     let (content, warnings) = run(writer).unwrap();
     assert_eq!(warnings, []);
     content

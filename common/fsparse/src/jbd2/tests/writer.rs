@@ -311,12 +311,12 @@ fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
 
 fn crc32c(seed: u32, bytes: &[u8]) -> u32 {
     bytes.iter().fold(seed, |sum, &byte| {
-        (0..8).fold(sum ^ u32::from(byte), |sum, _| (sum >> 1) ^ (sum & 1) * 0x82f6_3b78)
+        (0..8).fold(sum ^ u32::from(byte), |sum, _| (sum >> 1) ^ ((sum & 1) * 0x82f6_3b78))
     })
 }
 
 fn crc32_be(seed: u32, bytes: &[u8]) -> u32 {
     bytes.iter().fold(seed, |sum, &byte| {
-        (0..8).fold(sum ^ u32::from(byte) << 24, |sum, _| (sum << 1) ^ (sum >> 31) * 0x04c1_1db7)
+        (0..8).fold(sum ^ u32::from(byte) << 24, |sum, _| (sum << 1) ^ ((sum >> 31) * 0x04c1_1db7))
     })
 }
