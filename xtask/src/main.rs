@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for people at a terminal")]
 
 mod ci;
+mod demo;
 mod env;
 mod process;
 mod setup;
@@ -30,6 +31,8 @@ struct Arguments {
 enum Command {
     /// Installs what building, testing and the demo need (Debian packages, one Python module).
     Setup,
+    /// Backs up, lists, restores and recovers a Debian disk in front of you, with times.
+    Demo(demo::Options),
     /// Builds both programs and runs every test; says what was skipped and why.
     Test(test::Options),
     /// Runs everything that has to be green, each stage against its time budget.
@@ -58,6 +61,7 @@ fn run(command: Command) -> Result<()> {
     let env = BuildEnv::find()?;
     match command {
         Command::Setup => setup::install(&env, setup::Purpose::Everything),
+        Command::Demo(options) => demo::run(&env, &options),
         Command::Test(options) => test::run(&env, &options),
         Command::Ci(options) => ci::run(&env, &options),
         Command::Tidy => tidy::run(&env),

@@ -14,6 +14,8 @@ use crate::process;
 pub(crate) enum Purpose {
     /// Building and every test.
     Test,
+    /// Building and the demo.
+    Demo,
     /// All of it.
     Everything,
 }
@@ -32,6 +34,7 @@ impl For {
         match purpose {
             Purpose::Everything => true,
             Purpose::Test => self != For::Demo,
+            Purpose::Demo => self != For::Tests,
         }
     }
 }
@@ -39,6 +42,8 @@ impl For {
 /// How a package is known to be there.
 enum Probe {
     Program(&'static str),
+    /// The same, and root does without it.
+    ProgramUnlessRoot(&'static str),
     /// A libclang that can be loaded at run time; bindgen makes RocksDB's bindings with it.
     Libclang,
 }
@@ -111,6 +116,12 @@ const PACKAGES: &[Package] = &[
         probe: Probe::Program("mmdebstrap"),
         reason: "makes the demo's Debian system",
     },
+    Package {
+        debian_name: "uidmap",
+        needed_for: For::Demo,
+        probe: Probe::ProgramUnlessRoot("newuidmap"),
+        reason: "lets mmdebstrap work without root",
+    },
 ];
 
 /// Free space below which a first build is not begun.
@@ -167,6 +178,7 @@ fn version_number(text: &str) -> (u32, u32) {
 fn is_present(env: &BuildEnv, package: &Package) -> bool {
     match package.probe {
         Probe::Program(program) => env.which(program).is_some(),
+        Probe::ProgramUnlessRoot(program) => is_root() || env.which(program).is_some(),
         Probe::Libclang => env::var_os("LIBCLANG_PATH").is_some() || has_libclang(),
     }
 }
@@ -300,7 +312,7 @@ mod tests {
     #[test]
     fn a_purpose_installs_only_what_it_needs() {
         assert!(For::Build.applies(Purpose::Test) && For::TestsAndDemo.applies(Purpose::Test));
-        assert!(!For::Demo.applies(Purpose::Test));
+        assert!(!For::Demo.applies(Purpose::Test) && !For::Tests.applies(Purpose::Demo));
         assert!(For::Demo.applies(Purpose::Everything));
     }
 }
