@@ -7,7 +7,9 @@
 mod dirty_image;
 mod support;
 
-use dirty_image::{Dirty, Image, Mount, Variant, make, skip_reason, sync};
+use std::process::Command;
+
+use dirty_image::{Dirty, Image, Mount, Variant, make, run, skip_reason, sync};
 use support::{
     compare::{Places, compare_tree},
     kernel_tree, walk,
@@ -100,10 +102,24 @@ fn rarer_features_read_as_the_kernel_reads_them() {
         return;
     }
     for (number, variant) in (1..).zip(CLEAN) {
-        let dirty = make(variant, number * 10_000, sync);
+        let dirty = make(variant, number * 10_000, |mount| {
+            if variant.name.starts_with("ea_inode") {
+                large_attributes(mount);
+            }
+            sync(mount);
+        });
         let (manifest, recovered) = recover(&dirty);
         clean(variant, &manifest, &recovered);
     }
+}
+
+/// Gives a file attributes that need inodes of their own.
+fn large_attributes(mount: &Mount) {
+    let script = "import os, sys\n\
+        open(sys.argv[1], 'w').close()\n\
+        for n in (3000, 20000, 65536):\n    \
+            os.setxattr(sys.argv[1], f'user.large{n}', os.urandom(n))\n";
+    run(Command::new("python3").args(["-c", script]).arg(mount.0.join("large")));
 }
 
 /// Compares the image that the kernel recovered, the places of all extents with it.
@@ -117,6 +133,9 @@ fn clean(variant: &Variant, manifest: &[serde_json::Value], recovered: &[u8]) {
     println!("{}: clean, {compared:?}", variant.name);
     assert!(problems.is_empty(), "{}:\n{}", variant.name, problems.join("\n"));
     assert!(compared.extents > 100 && compared.contents > 100, "{compared:?}");
+    if variant.name.starts_with("ea_inode") {
+        assert_eq!(tree.at("large").xattrs.len(), 3);
+    }
 }
 
 /// Lets the kernel recover a copy, and returns what it then says, and the copy.

@@ -91,9 +91,11 @@ impl<'a> Blocks<'a> {
     }
 }
 
-/// Blocks in memory, read several at a time.
+/// Blocks in memory.
 ///
-/// Each aligned piece of the file system has one slot that it may stand in.
+/// Each aligned piece of the file system has one slot that it may stand in. The first block that
+/// is wanted of a piece is read alone, the second brings the whole piece: what lies scattered
+/// does not cost a piece for each block.
 pub(super) struct Cache {
     piece_blocks: u64,
     slots: Vec<Slot>,
@@ -102,7 +104,18 @@ pub(super) struct Cache {
 #[derive(Clone, Default)]
 struct Slot {
     piece: Option<u64>,
+    /// The one block of the piece that is there; `None` where all are.
+    only: Option<Block>,
     bytes: Vec<u8>,
+}
+
+impl Slot {
+    /// Reads `count` blocks from `first` on.
+    fn fill(&mut self, blocks: &Blocks<'_>, first: Block, count: u64) -> Result<(), ReadError> {
+        let len = count.saturating_mul(u64::from(blocks.block_size));
+        self.bytes.resize(usize::try_from(len).unwrap_or(0), 0);
+        blocks.read(first, &mut self.bytes)
+    }
 }
 
 impl Cache {
@@ -134,20 +147,22 @@ impl Cache {
         let slots = super::fields::byte_len(self.slots.len()).0;
         let slot = usize::try_from(spread.checked_rem(slots).unwrap_or(0)).unwrap_or(0);
         let slot = self.slots.get_mut(slot).ok_or(ReadError::Unreadable(blocks.range(block, 1)))?;
-        let block_len = usize::try_from(blocks.block_size).unwrap_or(usize::MAX);
-        if slot.piece != Some(piece) {
-            slot.piece = None;
+        let known = slot.piece.take() == Some(piece);
+        if !known || slot.only.is_some_and(|only| only != block) {
             let count = self.piece_blocks.min(blocks.end.saturating_sub(first));
-            let count = usize::try_from(count).unwrap_or(0);
-            slot.bytes.resize(count.saturating_mul(block_len), 0);
-            if blocks.read(Block(first), &mut slot.bytes).is_err() {
-                // The bad sector may be a neighbour's: the block alone.
-                slot.bytes.resize(block_len, 0);
-                blocks.read(block, &mut slot.bytes)?;
-                return Ok(&slot.bytes);
+            if known && slot.fill(blocks, Block(first), count).is_ok() {
+                slot.only = None;
+            } else {
+                // Also after a piece that failed: the bad sector may be a neighbour's.
+                slot.fill(blocks, block, 1)?;
+                slot.only = Some(block);
             }
-            slot.piece = Some(piece);
         }
+        slot.piece = Some(piece);
+        if slot.only.is_some() {
+            return Ok(&slot.bytes);
+        }
+        let block_len = usize::try_from(blocks.block_size).unwrap_or(usize::MAX);
         let index = usize::try_from(block.0.saturating_sub(first)).unwrap_or(usize::MAX);
         let bytes = slot.bytes.chunks_exact(block_len).nth(index);
         bytes.ok_or(ReadError::Unreadable(blocks.range(block, 1)))

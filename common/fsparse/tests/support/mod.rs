@@ -1,7 +1,8 @@
 //! What the tests of file systems share: images in memory, a collecting visitor, contents.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::print_stdout)]
 
 pub mod compare;
+pub mod made;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
