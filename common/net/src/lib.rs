@@ -8,6 +8,7 @@ pub mod client;
 mod error;
 mod frames;
 mod identity;
+pub mod server;
 mod tls;
 
 pub use client::{Client, Connect, Listed, Reader, Ticket, Traffic, Upload, Wanted};
