@@ -8,7 +8,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::cbor::wide;
+use crate::cbor::{same_bytes, wide};
 use crate::{Error, Kind, ObjectId, Reference, Result};
 
 pub mod memory;
@@ -99,6 +99,20 @@ impl Node {
             if !seen.insert(reference) {
                 return Err(Error::Corrupt { what: WHAT, at, reason: "a reference stands twice" });
             }
+        }
+        Ok(())
+    }
+
+    /// Checks that what was decoded from this node encodes to this very node: the last proof that
+    /// there is one encoding only (fields at their default, unused references, runs not merged).
+    ///
+    /// # Errors
+    /// `Corrupt`.
+    pub fn same(&self, canonical: &Self) -> Result<()> {
+        same_bytes(self.kind.name(), &self.body, &canonical.body)?;
+        if self.kind != canonical.kind || self.refs != canonical.refs {
+            let reason = "the reference list is not what the body uses, in order of first use";
+            return Err(Error::Corrupt { what: self.kind.name(), at: 0, reason });
         }
         Ok(())
     }

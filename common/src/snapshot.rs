@@ -18,7 +18,7 @@ mod receipt;
 pub use ids::{MachineId, RunId, SessionNonce, StoreId};
 pub use manifest::{Manifest, ManifestWarning};
 pub use parts::{Consistency, Counts, DiskLabel, FreePolicy, Method, Parameters, Parsed, Volume};
-pub use receipt::Receipt;
+pub use receipt::{MAX_RECEIPT_BYTES, Receipt};
 
 /// The longest name of a machine or a disk, in bytes.
 pub const MAX_NAME_BYTES: usize = 64;

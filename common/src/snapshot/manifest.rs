@@ -2,7 +2,8 @@
 
 use umbra_fsparse::Timestamp;
 
-use crate::cbor::{Reader, Writer, expect_array, read_timestamp, same_bytes, write_timestamp};
+use crate::cbor::{Reader, Writer, expect_array, read_timestamp, write_timestamp};
+use crate::image_hash::ImageHash;
 use crate::map::{self, MapRoot};
 use crate::node::{Link, Node, References};
 use crate::{ByteOffset, Error, Kind, Reference, Result};
@@ -39,7 +40,7 @@ pub struct Manifest {
     /// The image map.
     pub map: MapRoot,
     /// The proof of the disk as `recover` writes it.
-    pub image_hash: [u8; 32],
+    pub image_hash: ImageHash,
     /// What was counted.
     pub counts: Counts,
     /// What became of free space.
@@ -145,12 +146,7 @@ impl Manifest {
         let mut reader = Reader::new(WHAT, &node.body);
         let manifest = Self::read(&mut reader, node)?;
         reader.finish()?;
-        let canonical = manifest.to_node()?;
-        same_bytes(WHAT, &node.body, &canonical.body)?;
-        if node.refs != canonical.refs {
-            let reason = "the reference list is not what the body uses";
-            return Err(Error::Corrupt { what: WHAT, at: 0, reason });
-        }
+        node.same(&manifest.to_node()?)?;
         Ok(manifest)
     }
 
@@ -168,6 +164,11 @@ impl Manifest {
     pub fn link(&self, own: Reference, target: Reference) -> Option<Link> {
         let number = self.references().iter().position(|reference| *reference == target)?;
         Some(Link { parent: own, number: u32::try_from(number).ok()?, target })
+    }
+
+    /// Returns the link to the map's root, given the manifest's own reference.
+    pub fn map_link(&self, own: Reference) -> Link {
+        Link { parent: own, number: 0, target: self.map.reference }
     }
 
     fn check(&self) -> Result<()> {
@@ -213,7 +214,7 @@ impl Manifest {
             map.array(2);
             map.uint(refs.number(self.map.reference));
             map.uint(self.map.levels);
-            fields.record.field(10).bytes(&self.image_hash);
+            fields.record.field(10).bytes(&self.image_hash.0);
             fields.record.field(11).record(|record| self.counts.write(record));
             fields.record.uint(12, self.free.number());
             fields.limit(self.warnings.len(), MAX_WARNINGS);
@@ -252,7 +253,7 @@ impl Manifest {
                 let reference = node.child(reader.narrow()?)?;
                 Ok(MapRoot { reference, levels: reader.narrow()? })
             })?,
-            image_hash: fields.required(reader, 10, Reader::exactly)?,
+            image_hash: ImageHash(fields.required(reader, 10, Reader::exactly)?),
             counts: fields.required(reader, 11, Counts::read)?,
             free: fields.optional(reader, 12, FreePolicy::read)?.unwrap_or_default(),
             warnings: fields.list(reader, 13, MAX_WARNINGS, ManifestWarning::read)?,

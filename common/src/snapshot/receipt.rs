@@ -13,10 +13,10 @@ use super::{
 };
 
 /// The first eight bytes.
-pub const MAGIC: [u8; 8] = *b"umbraRCP";
+const MAGIC: [u8; 8] = *b"umbraRCP";
 
 /// The version that this program writes and the newest that it reads.
-pub const VERSION: u16 = 1;
+const VERSION: u16 = 1;
 
 /// The longest receipt, in bytes.
 pub const MAX_RECEIPT_BYTES: usize = 512 << 10;

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use umbra_fsparse::Timestamp;
 
 use super::*;
+use crate::image_hash::ImageHash;
 use crate::map::{self, MapRoot};
 use crate::node::Node;
 use crate::{ByteLen, ByteOffset, ByteRange, Kind, ObjectId, Reference};
@@ -49,7 +50,7 @@ pub(crate) fn manifest() -> Manifest {
         partition_table: "gpt".into(),
         volumes: vec![volume("part/1", None), volume("part/2", Some(8)), volume("part/3", Some(8))],
         map: MapRoot { reference: reference(Kind::MapNode, 7), levels: map::levels(length) },
-        image_hash: [3; 32],
+        image_hash: ImageHash([3; 32]),
         counts: Counts {
             bytes_total: length.0,
             bytes_data: length.0 - 4096,
@@ -118,7 +119,7 @@ fn manifest_refuses_contradictions() {
     };
     refused(|manifest| manifest.counts.bytes_free = 1);
     refused(|manifest| manifest.counts.bytes_total = 1);
-    refused(|manifest| manifest.map.levels = 1 + manifest.map.levels);
+    refused(|manifest| manifest.map.levels += 1);
     refused(|manifest| manifest.map.reference.kind = Kind::Directory);
     refused(|manifest| manifest.volumes[1].overlay = Some(reference(Kind::MapNode, 1)));
     refused(|manifest| manifest.warnings_total = 0);
