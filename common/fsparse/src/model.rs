@@ -47,11 +47,18 @@ pub struct DeviceNumber {
 
 /// How the bytes of an extent become content.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
 pub enum Codec {
     /// The bytes are the content.
     #[default]
     None,
+    /// A zlib stream (btrfs).
+    Zlib,
+    /// LZO in the framing of btrfs.
+    Lzo,
+    /// A zstd frame (btrfs).
+    Zstd,
+    /// LZNT1 units (NTFS).
+    Lznt1,
     /// A journal's copy of a block whose first four bytes (the jbd2 magic, C0 3B 39 98
     /// big-endian) were replaced by zeros.
     Jbd2Escaped,
