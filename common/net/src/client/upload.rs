@@ -44,12 +44,12 @@ impl Upload {
     ///
     /// # Errors
     /// Those of [`send`](Self::send).
-    pub fn ask(&self, references: &[Reference]) -> Result<Ticket<'_>> {
+    pub fn ask(&self, references: impl AsRef<[Reference]>) -> Result<Ticket<'_>> {
         let mut numbers = Vec::new();
         {
             let mut state = self.client.core.lock();
             state.upload.as_ref().map_or(Ok(()), UploadState::check)?;
-            for batch in references.chunks(MAX_ASK_REFERENCES) {
+            for batch in references.as_ref().chunks(MAX_ASK_REFERENCES) {
                 numbers.push(state.session.ask(batch.to_vec()).map_err(misuse)?);
             }
         }
