@@ -25,7 +25,7 @@ impl Answer {
     /// # Errors
     /// When it cannot be started.
     pub fn of(command: &mut Command) -> Result<Self> {
-        let line = format!("{command:?}");
+        let line = command_line(command);
         let output = command
             .stdin(Stdio::null())
             .output()
@@ -96,6 +96,16 @@ impl Answer {
     }
 }
 
+/// Program and arguments, without the surroundings that every test sets.
+fn command_line(command: &Command) -> String {
+    let mut line = command.get_program().to_string_lossy().into_owned();
+    for argument in command.get_args() {
+        line.push(' ');
+        line.push_str(&argument.to_string_lossy());
+    }
+    line
+}
+
 /// A command that runs while the test goes on. Its output goes to files: a pipe that nobody reads would stop it.
 #[derive(Debug)]
 pub struct Running {
@@ -111,7 +121,7 @@ impl Running {
     /// # Errors
     /// When it cannot be started.
     pub fn start(command: &mut Command) -> Result<Self> {
-        let line = format!("{command:?}");
+        let line = command_line(command);
         let (stdout, stderr) = (NamedTempFile::new()?, NamedTempFile::new()?);
         let child = command
             .stdin(Stdio::null())

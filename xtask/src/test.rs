@@ -74,7 +74,9 @@ pub(crate) fn run_tests(env: &BuildEnv, options: &Options) -> Result<Counts> {
         .env("UMBRA_BIN_DIR", env.bin_dir())
         .env("UMBRA_PYTHON", env.python())
         .env("UMBRA_TEST_CACHE_DIR", env.cache_dir.join("test"))
-        .env("UMBRA_SKIP_LOG", &skip_log);
+        .env("UMBRA_SKIP_LOG", &skip_log)
+        // Errors that tests return would each print a page of frames that say nothing.
+        .env("RUST_LIB_BACKTRACE", "0");
     if options.full {
         command.env("UMBRA_TEST_FULL", "1");
     }

@@ -3,4 +3,3 @@
 //! Each module is one promise of the README or of CLI.md. What a test cannot do on a machine (no root, no corpus, no
 //! programs) it tells with `umbra_tests::skip`.
 #![allow(clippy::print_stdout, reason = "tests print seeds and figures")]
-
