@@ -295,9 +295,12 @@ pub struct Begin {
     /// The snapshot that the agent's cache stands for.
     #[cbor(n(2), with = "codec::object_id_option", has_nil)]
     pub base: Option<ObjectId>,
-    /// The connection was lost; the vault knows the nonce.
+    /// The vault may know the nonce: an earlier connection, or an earlier process, began this.
     #[n(3)]
     pub resume: bool,
+    /// Random name of all disks of one backup, for the receipt.
+    #[cbor(n(4), with = "minicbor::bytes")]
+    pub run: [u8; 16],
 }
 
 /// The vault's answer to [`Begin`].

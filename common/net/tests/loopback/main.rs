@@ -49,7 +49,7 @@ impl Scene {
 }
 
 fn begin(nonce: u8) -> Begin {
-    Begin { disk: "d".into(), nonce: [nonce; 16], base: None, resume: false }
+    Begin { disk: "d".into(), nonce: [nonce; 16], base: None, resume: false, run: [0; 16] }
 }
 
 fn commit(manifest: ObjectId) -> Commit {

@@ -93,7 +93,15 @@ impl World {
     fn new(seed: u64) -> Self {
         let mut agent = AgentSession::new(Some("m".into()), "test".into(), WINDOW_BYTES);
         agent.connected();
-        agent.begin(Begin { disk: "d".into(), nonce: [1; 16], base: None, resume: false }).unwrap();
+        agent
+            .begin(Begin {
+                disk: "d".into(),
+                nonce: [1; 16],
+                base: None,
+                resume: false,
+                run: [0; 16],
+            })
+            .unwrap();
         Self {
             random: Random(seed | 1),
             agent,
@@ -371,7 +379,7 @@ fn a_stranger_may_enrol_and_nothing_else() {
     assert_eq!(action, Some(VaultAction::Enroll(enroll)));
     vault.enrolled(Enrolled { machine_id: [1; 16], machine: "m".into(), store: [7; 16] });
     assert!(vault.is_over());
-    let begin = Begin { disk: "d".into(), nonce: [0; 16], base: None, resume: false };
+    let begin = Begin { disk: "d".into(), nonce: [0; 16], base: None, resume: false, run: [0; 16] };
     let mut vault = VaultSession::new(facts(), Peer::Unknown);
     assert!(vault.handle(ToVault::Begin(begin)).is_err());
     assert!(vault.arrived(0).is_err());
@@ -390,7 +398,9 @@ fn an_owner_is_whom_he_says() {
 
 fn running_agent(base: Option<ObjectId>) -> AgentSession {
     let mut agent = AgentSession::new(None, "t".into(), 1_000);
-    agent.begin(Begin { disk: "d".into(), nonce: [0; 16], base, resume: false }).unwrap();
+    agent
+        .begin(Begin { disk: "d".into(), nonce: [0; 16], base, resume: false, run: [0; 16] })
+        .unwrap();
     greet(&mut agent, base.map_or(BaseState::None, |_| BaseState::Pinned));
     agent
 }
