@@ -62,4 +62,12 @@ pub enum Error {
         /// What the bytes hash to.
         found: crate::ObjectId,
     },
+    /// The image hash was given bytes twice or past the disk's end, or not all of them.
+    #[error("image hash, {range}: {reason}")]
+    ImageHash {
+        /// Which bytes of the disk.
+        range: crate::ByteRange,
+        /// What is wrong with them.
+        reason: &'static str,
+    },
 }
