@@ -157,6 +157,31 @@ fn structures_that_contradict_each_other() {
 }
 
 #[test]
+fn a_block_map_that_leads_into_itself_costs_one_file() {
+    if !tools() {
+        return;
+    }
+    let made = Made::new(&["-t", "ext2", "-b", "1024"], "4M", tree);
+    let all = paths(&made.image());
+    for (word, reason) in [("TIND", "twice"), ("DIND", "twice"), ("IND", "share a block")] {
+        let made = Made::new(&["-t", "ext2", "-b", "1024"], "4M", tree);
+        let block = open_and_walk(&made.image()).at("dir/other").extents[0].volume.start().0;
+        made.debugfs(&format!("sif /dir/other block[{word}] {}\n", block / 1024));
+        let mut image = made.image();
+        let pointers = u32::try_from(block / 1024).unwrap().to_le_bytes().repeat(256);
+        let start = usize::try_from(block).unwrap();
+        image.0[start..start + 1024].copy_from_slice(&pointers);
+        let volume = Counting { bytes: &image.0, read: Cell::new(0), bad: None };
+        let tree = walk(&Ext::open(&volume, Journal::Replay).unwrap());
+        let reasons: Vec<String> = tree.warnings.iter().map(|w| w.error.to_string()).collect();
+        assert!(reasons.len() == 1 && reasons[0].contains(reason), "{reasons:?}, not {reason}");
+        let left: BTreeSet<String> = tree.paths().into_keys().collect();
+        assert_eq!(all.difference(&left).collect::<Vec<_>>(), ["dir/other"]);
+        assert!(volume.read.get() < 4 << 20);
+    }
+}
+
+#[test]
 fn names_that_no_file_can_have() {
     if !tools() {
         return;

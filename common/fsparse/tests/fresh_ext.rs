@@ -18,8 +18,8 @@ use support::{
 };
 use tempfile::TempDir;
 use umbra_fsparse::{
-    ByteLen, ByteOffset, ByteRange, DeviceNumber, Error, ExtentKind, FileType, Inode, InodeNumber,
-    ReadAt, ReadError, Timestamp, Visitor, Warning,
+    ByteLen, ByteOffset, ByteRange, Codec, DeviceNumber, Error, ExtentKind, FileType, Inode,
+    InodeNumber, ReadAt, ReadError, Timestamp, Visitor, Warning,
     ext::{Ext, Journal},
 };
 
@@ -339,4 +339,54 @@ fn walk_of_a_large_image() {
         start.elapsed()
     );
     assert!(summary.complete);
+}
+
+#[test]
+fn content_that_stands_in_the_journal_alone() {
+    if !tools() {
+        return;
+    }
+    let made = Made::new(&["-t", "ext4", "-b", "1024"], "16M", |top| {
+        fs::write(top.join("file"), noise(10 * 1024, 6)).unwrap();
+    });
+    let before = made.image();
+    let extents = clean_walk(&before).at("file").extents.clone();
+    assert_eq!(extents.len(), 1, "one run of ten blocks");
+    let first = extents[0].volume.start().0 / 1024;
+    // Blocks 3, 4 and 7 of the file; block 4 begins with the magic that the journal escapes.
+    let mut replaced = noise(3 * 1024, 8);
+    replaced[1024..1028].copy_from_slice(&[0xc0, 0x3b, 0x39, 0x98]);
+    fs::write(made.dir.path().join("new"), &replaced).unwrap();
+    let list = format!("{},{},{}", first + 3, first + 4, first + 7);
+    made.debugfs(&format!("jo\njw -b {list} new\njc\n"));
+
+    let image = made.image();
+    let ext = Ext::open(&image, Journal::Replay).unwrap();
+    assert!(ext.needs_recovery());
+    assert_eq!(ext.replayed_blocks(), 3);
+    let tree = clean_walk(&image);
+    let mut expected = noise(10 * 1024, 6);
+    expected[3 * 1024..5 * 1024].copy_from_slice(&replaced[..2048]);
+    expected[7 * 1024..8 * 1024].copy_from_slice(&replaced[2048..]);
+    let file = tree.at("file");
+    assert!(content(&image, file) == expected);
+    let rows: Vec<_> = file
+        .extents
+        .iter()
+        .map(|e| (e.logical.0 / 1024, e.volume.len().0 / 1024, e.codec))
+        .collect();
+    let plain = Codec::None;
+    assert_eq!(
+        rows,
+        [
+            (0, 3, plain),
+            (3, 1, plain),
+            (4, 1, Codec::Jbd2Escaped),
+            (5, 2, plain),
+            (7, 1, plain),
+            (8, 2, plain)
+        ]
+    );
+    let ignoring = walk(&Ext::open(&image, Journal::Ignore).unwrap());
+    assert!(content(&image, ignoring.at("file")) == noise(10 * 1024, 6));
 }

@@ -41,7 +41,9 @@ pub(super) fn map(reader: &mut Reader<'_>, inode: &RawInode) -> Result<Mapping> 
     for (level, index) in (0..).zip(DIRECT..POINTERS) {
         let mut pending = Vec::new();
         pointer(&root, index, level, logical, &mut pending)?;
-        while let Some(indirect) = pending.pop() {
+        while let Some(indirect) = pending.pop()
+            && !mapping.hopeless()
+        {
             reader.steps.take()?;
             if let Err(error) = visit(reader, &indirect, &mut mapping, &mut pending) {
                 mapping.damaged(error);
@@ -65,10 +67,8 @@ fn visit(
 ) -> Result<()> {
     let structure = "indirect block";
     let at = reader.blocks.place(indirect.block);
-    if reader.zones.overlap(indirect.block, 1) {
-        let reason = "it lies in the file system's own structures";
-        return Err(Error::Corrupt { structure, at, reason });
-    }
+    let entered = mapping.enter(indirect.block, reader.zones);
+    entered.map_err(|reason| Error::Corrupt { structure, at, reason })?;
     let count = usize::try_from(reader.superblock.block_size / 4).unwrap_or(0);
     let step = span(u64::from(reader.superblock.block_size / 4), indirect.level);
     let (blocks, zones) = (reader.blocks, reader.zones);

@@ -75,11 +75,15 @@ impl<'a> Blocks<'a> {
 
     /// Fills `buf`, whole blocks long, with the blocks from `first` on.
     fn read(&self, first: Block, buf: &mut [u8]) -> Result<(), ReadError> {
-        self.volume.read_at(self.offset(first), buf)?;
         let block_len = usize::try_from(self.block_size).unwrap_or(usize::MAX);
         let count = super::fields::byte_len(buf.len()).0;
         let count = count.checked_div(u64::from(self.block_size)).unwrap_or(0);
-        for (block, copy) in self.replayed_in(first, count) {
+        let replayed = self.replayed_in(first, count);
+        // A block that the journal replaces is not read at home, where its sector may be bad.
+        if count != 1 || replayed.is_empty() {
+            self.volume.read_at(self.offset(first), buf)?;
+        }
+        for (block, copy) in replayed {
             let index = usize::try_from(block.saturating_sub(first.0)).unwrap_or(usize::MAX);
             let Some(bytes) = buf.chunks_exact_mut(block_len).nth(index) else { continue };
             self.volume.read_at(copy.volume.start(), bytes)?;

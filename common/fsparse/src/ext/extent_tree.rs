@@ -56,7 +56,9 @@ pub(super) fn map(reader: &mut Reader<'_>, inode: &RawInode) -> Result<Mapping> 
         }
         Err(error) => mapping.damaged(error),
     }
-    while let Some(child) = children.pop() {
+    while let Some(child) = children.pop()
+        && !mapping.hopeless()
+    {
         reader.steps.take()?;
         if let Err(error) = visit(reader, inode, &child, &mut mapping, &mut children) {
             mapping.damaged(error);
@@ -75,10 +77,8 @@ fn visit(
     let structure = "extent node";
     let checksums = reader.superblock.features.has(features::METADATA_CSUM);
     let at = reader.blocks.place(child.block);
-    if reader.zones.overlap(child.block, 1) {
-        let reason = "it lies in the file system's own structures";
-        return Err(Error::Corrupt { structure, at, reason });
-    }
+    let entered = mapping.enter(child.block, reader.zones);
+    entered.map_err(|reason| Error::Corrupt { structure, at, reason })?;
     let bytes = reader.nodes.block(reader.blocks, child.block);
     let fields =
         Fields::new(structure, at, bytes.map_err(|source| Error::Io { structure, source })?);

@@ -1,6 +1,6 @@
 //! Which blocks hold an inode's content.
 
-use alloc::vec::Vec;
+use alloc::{collections::BTreeSet, vec::Vec};
 
 use super::{
     blocks::{Block, Blocks},
@@ -40,6 +40,8 @@ pub(super) struct Mapping {
     /// What was left out and why.
     pub(super) damage: Vec<Error>,
     blocks: u64,
+    /// Blocks of the map or tree itself.
+    nodes: BTreeSet<Block>,
 }
 
 impl Mapping {
@@ -47,6 +49,26 @@ impl Mapping {
     pub(super) fn damaged(&mut self, error: Error) {
         if self.damage.len() < MAX_DAMAGE {
             self.damage.push(error);
+        }
+    }
+
+    /// Tells whether so much is wrong that the rest is not worth reading.
+    pub(super) fn hopeless(&self) -> bool {
+        self.damage.len() >= MAX_DAMAGE
+    }
+
+    /// Notes a block of the map or tree itself, before it is read.
+    ///
+    /// # Errors
+    /// The reason, where no such block can be there: a tree that leads back into itself would
+    /// have no end.
+    pub(super) fn enter(&mut self, block: Block, zones: &Zones) -> Result<(), &'static str> {
+        if zones.overlap(block, 1) {
+            return Err("it lies in the file system's own structures");
+        }
+        match self.nodes.insert(block) {
+            true => Ok(()),
+            false => Err("it is part of the same tree twice"),
         }
     }
 
@@ -87,13 +109,14 @@ impl Mapping {
         Ok(())
     }
 
-    /// Tells whether two runs share a block of the file system.
+    /// Tells whether two runs, or a run and the map or tree, share a block of the file system.
     pub(super) fn shares_blocks(&self) -> bool {
-        if self.runs.len() < 2 {
+        if self.runs.len() < 2 && self.nodes.is_empty() {
             return false;
         }
-        let mut places: Vec<(u64, u64)> =
-            self.runs.iter().map(|run| (run.first.0, run.count)).collect();
+        let runs = self.runs.iter().map(|run| (run.first.0, run.count));
+        let nodes = self.nodes.iter().map(|node| (node.0, 1));
+        let mut places: Vec<(u64, u64)> = runs.chain(nodes).collect();
         places.sort_unstable();
         places.windows(2).any(|pair| match pair {
             [(first, count), (next, _)] => first.saturating_add(*count) > *next,
