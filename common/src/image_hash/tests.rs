@@ -258,6 +258,14 @@ fn zero_windows_cost_nothing() {
         "a window of zeros was kept"
     );
 
+    // Known windows are refused wherever they are kept: zeros, the middle one, the short last one.
+    for at in [0, (1 << 39) - 1, 1 << 39, (1 << 39) + (16 << 20), disk.0 - 1] {
+        assert!(hasher.add(ByteOffset(at), b"x").is_err(), "{at} was taken twice");
+        assert!(hasher.add_zeros(range(at, at + 1)).is_err(), "{at} was taken twice");
+        assert!(hasher.inherit(at / WINDOW_BYTES, WindowHash([1; 32])).is_err());
+    }
+    assert!(hasher.add_zeros(range(0, disk.0)).is_err());
+
     let mut middle = vec![0; 16 << 20];
     middle[100..131].copy_from_slice(b"one byte in the middle of a TiB");
     let zero = blake3::hash(&vec![0; 16 << 20]);
