@@ -314,7 +314,7 @@ fn debian_archive(env: &BuildEnv) -> Result<PathBuf> {
     );
     let part = dir.join(format!("part-{}-{SYSTEM_NAME}", std::process::id()));
     let mode = if is_root() { "root" } else { "unshare" };
-    super::timed("mmdebstrap", || {
+    let made = super::timed("mmdebstrap", || {
         process::output(
             env.command("mmdebstrap")
                 .arg(format!("--mode={mode}"))
@@ -323,6 +323,12 @@ fn debian_archive(env: &BuildEnv) -> Result<PathBuf> {
                 .arg("bookworm")
                 .arg(&part),
         )
+    });
+    made.context(if is_root() {
+        "no Debian system could be made; `cargo xtask demo --small` does without"
+    } else {
+        "no Debian system could be made without root (that needs user namespaces and an entry for \
+         this user in /etc/subuid and /etc/subgid); `cargo xtask demo --small` does without"
     })?;
     fs::rename(&part, &archive)?;
     Ok(archive)
@@ -344,15 +350,9 @@ fn unpack(env: &BuildEnv, archive: &Path, tree: &Path) -> Result<()> {
 /// A small system: programs and documents that any Debian machine has.
 fn copy_some_files(env: &BuildEnv, tree: &Path) -> Result<()> {
     for (dir, count) in [("usr/bin", 350), ("usr/share", 500)] {
-        let listed = process::output(env.command("find").current_dir("/").arg(dir).args([
-            "-xdev",
-            "-type",
-            "f",
-            "-readable",
-            "-size",
-            "-600k",
-            "-print0",
-        ]))?;
+        let mut find = env.command("find");
+        find.current_dir("/").arg(dir).args(["-xdev", "!", "-readable", "-prune", "-o"]);
+        let listed = process::output(find.args(["-type", "f", "-size", "-600k", "-print0"]))?;
         let mut paths: Vec<&[u8]> =
             listed.split(|byte| *byte == 0).filter(|path| !path.is_empty()).collect();
         paths.sort_unstable();

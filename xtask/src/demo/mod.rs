@@ -45,9 +45,9 @@ pub(crate) fn run(env: &BuildEnv, options: &Options) -> Result<()> {
         "This makes a Debian disk, backs it up over QUIC on loopback and gets everything back."
     );
     println!(
-        "It needs no root (as root it uses loop devices as well), 6 GB of disk and, after the"
+        "It needs no root, 6 GB of disk and, after the build, some minutes; beside the packages"
     );
-    println!("build, about ten minutes; nothing outside the cache directory is touched.\n");
+    println!("to be installed, nothing outside the cache directory is touched.\n");
     setup::install(env, Purpose::Demo)?;
     if !options.no_build {
         test::build(env)?;
