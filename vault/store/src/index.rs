@@ -5,8 +5,10 @@ use umbra_common::{Kind, ObjectId};
 use crate::error::Result;
 use crate::ids::{DomainId, PackId, StoreId};
 
+mod layered;
 mod memory;
 
+pub(crate) use layered::LayeredIndex;
 pub use memory::MemoryIndex;
 
 /// What an object is looked up by.
@@ -155,6 +157,11 @@ pub trait Index: Send + Sync {
     /// # Errors
     /// What the index says.
     fn sync(&self) -> Result<()>;
+
+    /// Tells whether it is gone with the process: that it is empty is then no news.
+    fn is_volatile(&self) -> bool {
+        false
+    }
 }
 
 /// How to come by an index once the store's lock is held.

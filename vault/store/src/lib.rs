@@ -21,6 +21,7 @@ mod pack;
 mod receipt;
 mod session;
 mod store;
+pub mod testing;
 mod vfs;
 
 pub use cipher::{Cipher, CipherContext};

@@ -1,168 +1,167 @@
 //! The LOG: an append-only, hash-chained file of what packs and receipts do not imply.
+//!
+//! It stands in segments, `log/<number>`. A segment is never reopened for writing: each process
+//! starts one with its first entry, and its header names the entry that it continues. What an
+//! earlier segment holds beyond that is void (a torn tail, or an entry whose sync failed).
 
-use std::collections::BTreeMap;
-
-use umbra_common::ObjectId;
-use umbra_common::wire::Fingerprint;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
-use crate::ids::{Digest, MachineId, StoreId, Timestamp};
+use crate::ids::{StoreId, Timestamp};
+use crate::index::{Batch, Index, LogMark};
+use crate::journal::{Journal, Segment};
+use crate::lock::Lock;
 
-/// What a machine may do. The numbers stand in the LOG.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Role {
-    /// Backs itself up and restores its own.
-    Agent = 0,
-    /// Backs up, never restores.
-    Imager = 1,
-    /// Restores, never backs up.
-    Restore = 2,
-    /// Sees and restores every machine.
-    Operator = 3,
-    /// Everything.
-    Admin = 4,
-}
+mod entry;
+mod replay;
+mod segment;
 
-/// One entry of the LOG.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Entry {
-    /// The store was made.
-    StoreCreated {
-        /// Its id.
-        store: StoreId,
-    },
-    /// A machine's key is known from now on. Enrolling an id again replaces what stood there.
-    MachineEnrolled(Machine),
-    /// A token was issued.
-    TokenIssued(Token),
-    /// A token was used once.
-    TokenUsed {
-        /// Which.
-        token: [u8; 16],
-        /// By whom.
-        machine: MachineId,
-    },
-    /// A receipt was committed.
-    ReceiptCommitted {
-        /// Its sequence number.
-        sequence: u64,
-        /// Hash of its bytes.
-        hash: Digest,
-        /// The snapshot.
-        snapshot: ObjectId,
-    },
-    /// The index was missing, foreign or damaged.
-    IndexLost {
-        /// In what way.
-        reason: String,
-    },
-    /// The index was rebuilt from packs, receipts and LOG.
-    IndexRebuilt {
-        /// Rows written.
-        objects: u64,
-    },
-    /// Something that somebody did, for the record.
-    Audit {
-        /// Who, where it was a machine.
-        machine: Option<MachineId>,
-        /// What.
-        text: String,
-    },
-}
+pub use entry::{Entry, LogState, Machine, Role, Token};
+pub(crate) use replay::{Replayed, replay, segment_name};
+use segment::{ChainEnd, LogRecord, SegmentHeader};
 
-/// A machine, as enrolled.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Machine {
-    /// Its id.
-    pub id: MachineId,
-    /// Its name, 1-64 of `[A-Za-z0-9._-]`.
-    pub name: String,
-    /// Its public key.
-    pub key: Fingerprint,
-    /// What it may do.
-    pub role: Role,
-}
+/// A segment is left for a new one when it is this long.
+const SEGMENT_BYTES: u64 = 16 << 20;
 
-/// A token, as issued. The secret itself is never stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Token {
-    /// Names it.
-    pub id: [u8; 16],
-    /// BLAKE3 of its secret.
-    pub secret_hash: Digest,
-    /// The role of a machine that enrols with it.
-    pub role: Role,
-    /// The machine's name, where the token says it.
-    pub machine_name: Option<String>,
-    /// How many times it may be used.
-    pub uses: u32,
-    /// Until when.
-    pub expires: Timestamp,
-}
-
-/// What the entries of the LOG amount to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LogState {
-    /// The store, once created.
-    pub store: Option<StoreId>,
-    /// When it was made.
-    pub created: Timestamp,
-    /// Machines by id.
-    pub machines: BTreeMap<MachineId, Machine>,
-    /// Tokens by id; `uses` is what is left.
-    pub tokens: BTreeMap<[u8; 16], Token>,
-    /// Receipts by sequence number: hash and snapshot.
-    pub receipts: BTreeMap<u64, (Digest, ObjectId)>,
-    /// Number of the last entry; the first is 1.
-    pub sequence: u64,
-}
-
-impl LogState {
-    /// Returns the machine with this public key, if one is enrolled.
-    pub fn machine_by_key(&self, key: Fingerprint) -> Option<&Machine> {
-        self.machines.values().find(|machine| machine.key == key)
-    }
-
-    /// Returns the machine with this name, if one is enrolled.
-    pub fn machine_by_name(&self, name: &str) -> Option<&Machine> {
-        self.machines.values().find(|machine| machine.name == name)
-    }
+/// What a LOG is written with.
+pub(crate) struct LogWriter {
+    pub(crate) journal: Arc<dyn Journal>,
+    pub(crate) lock: Arc<Lock>,
+    pub(crate) store: StoreId,
 }
 
 /// The LOG of an open store.
-pub struct Log {}
+pub struct Log {
+    inner: Mutex<Inner>,
+    writer: Option<LogWriter>,
+}
+
+struct Inner {
+    state: LogState,
+    end: ChainEnd,
+    next_segment: u64,
+    segment: Option<Box<dyn Segment>>,
+    /// Where the mark of what is durable is left.
+    index: Option<Arc<dyn Index>>,
+}
 
 impl Log {
+    /// Continues what was replayed; without a writer it can only be read.
+    pub(crate) fn new(replayed: Replayed, writer: Option<LogWriter>) -> Self {
+        let Replayed { state, end, next_segment, .. } = replayed;
+        let inner = Inner { state, end, next_segment, segment: None, index: None };
+        Self { inner: Mutex::new(inner), writer }
+    }
+
+    /// Names the index that keeps the LOG's mark from now on, and leaves the mark there.
+    ///
+    /// # Errors
+    /// What the index says.
+    pub(crate) fn mark_in(&self, index: Arc<dyn Index>) -> Result<()> {
+        let mut inner = self.inner();
+        let mark = LogMark { sequence: inner.end.sequence };
+        index.apply(&Batch { log_mark: Some(mark), ..Batch::default() })?;
+        inner.index = Some(index);
+        Ok(())
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        // State and chain change together, after everything that can fail.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Appends an entry, makes it durable, and applies it to the state.
     ///
     /// # Errors
     /// [`Error::ReadOnly`], [`Error::LockLost`], and what the storage says.
-    pub fn append(&self, entry: &Entry, now: Timestamp) -> Result<()> {
-        let _ = (entry, now);
-        Err(Error::Closed)
+    pub fn append(&self, entry: Entry, now: Timestamp) -> Result<()> {
+        self.update(now, |_| Ok::<_, Error>((vec![entry], ())))
     }
 
     /// Reads the state through `read`; the LOG stands still meanwhile.
     pub fn with_state<T>(&self, read: impl FnOnce(&LogState) -> T) -> T {
-        read(&LogState::default())
+        read(&self.inner().state)
     }
 
     /// Appends what `decide` makes of the state; nothing can come between the two.
     ///
     /// For example: use a token and enrol its machine, unless the token has no uses left. All
-    /// entries become durable by one sync.
+    /// entries become durable by one sync. `decide` must not use this LOG.
     ///
     /// # Errors
-    /// What `decide` says, and as [`Log::append`].
+    /// What `decide` says, and as [`Log::append`]; then none of the entries counts.
     pub fn update<T, E: From<Error>>(
         &self,
         now: Timestamp,
         decide: impl FnOnce(&LogState) -> Result<(Vec<Entry>, T), E>,
     ) -> Result<T, E> {
-        let (_, value) = decide(&LogState::default())?;
-        self.append(&Entry::Audit { machine: None, text: String::new() }, now)?;
+        let mut inner = self.inner();
+        let (entries, value) = decide(&inner.state)?;
+        if !entries.is_empty() {
+            let writer = self.writer.as_ref().ok_or(Error::ReadOnly)?;
+            inner.write(writer, &entries, now)?;
+        }
         Ok(value)
     }
 }
+
+impl Inner {
+    fn write(&mut self, writer: &LogWriter, entries: &[Entry], now: Timestamp) -> Result<()> {
+        if self.segment.as_ref().is_some_and(|segment| segment.position() > SEGMENT_BYTES) {
+            self.segment = None;
+        }
+        let mut end = self.end;
+        let mut bytes = Vec::new();
+        for entry in entries {
+            let (encoded, next) = LogRecord::encode(entry, now, end);
+            bytes.extend_from_slice(&encoded);
+            end = next;
+        }
+        if let Err(error) = self.write_durably(writer, &bytes, now) {
+            // What was written may or may not be on the disk. A new segment that continues the
+            // entry before makes it void; if even that fails, the next append tries again.
+            self.segment = None;
+            let _ = self.write_durably(writer, &[], now);
+            return Err(error);
+        }
+        self.end = end;
+        for entry in entries {
+            self.state.apply(now, entry);
+        }
+        self.state.sequence = end.sequence;
+        if let Some(index) = &self.index {
+            let mark = Some(LogMark { sequence: end.sequence });
+            // The mark only helps to tell a torn tail from damage; the entry is durable.
+            let _ = index.apply(&Batch { log_mark: mark, ..Batch::default() });
+        }
+        Ok(())
+    }
+
+    fn write_durably(&mut self, writer: &LogWriter, bytes: &[u8], now: Timestamp) -> Result<()> {
+        writer.lock.check()?;
+        let segment = match &self.segment {
+            Some(segment) => segment,
+            None => {
+                let number = self.next_segment;
+                self.next_segment = number.saturating_add(1);
+                let header = SegmentHeader {
+                    store: writer.store,
+                    number,
+                    after: self.end,
+                    epoch: writer.lock.epoch(),
+                    created: now,
+                };
+                let segment = writer.journal.create(&segment_name(number))?;
+                segment.append(&header.encode())?;
+                self.segment.insert(segment)
+            }
+        };
+        if !bytes.is_empty() {
+            segment.append(bytes)?;
+        }
+        segment.sync()
+    }
+}
+
+#[cfg(test)]
+mod tests;

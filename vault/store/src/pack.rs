@@ -7,10 +7,10 @@ mod header;
 mod record;
 mod scan;
 
-pub(crate) use footer::{Contents, FOOTER_MAGIC};
+pub(crate) use footer::{Contents, Entry, TRAILER_BYTES};
 pub(crate) use header::{PACK_HEADER_BYTES, PackHeader, PackKind};
 pub(crate) use record::{Record, RecordDraft, RecordHeader};
-pub(crate) use scan::{Found, Gap, scan};
+pub(crate) use scan::{Found, scan};
 
 use crate::ids::PackId;
 

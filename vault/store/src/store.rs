@@ -1,20 +1,38 @@
 //! The store: packs, receipts, LOG and index of one directory, owned by one process.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLockReadGuard};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use umbra_common::snapshot::Receipt;
 use umbra_common::wire::Object;
 use umbra_common::{ObjectId, Reference};
 
+use crate::bytes::wide;
 use crate::cipher::Cipher;
 use crate::error::{Error, Result};
 use crate::ids::{DomainId, StoreId, Timestamp};
-use crate::index::IndexOpener;
-use crate::log::Log;
+use crate::index::{IndexOpener, Key};
+use crate::log::{Entry, Log};
+use crate::object::prove;
 use crate::objects::ObjectStore;
-use crate::session::{Commit, CommitRequest, Put, Session, SessionInfo};
+use crate::session::{Base, Commit, CommitRequest, Lease, Put, Session, SessionInfo, SessionState};
 use crate::vfs::{Space, Vfs};
+
+mod adopt;
+mod contents;
+mod in_flight;
+mod inner;
+mod lane;
+mod open;
+mod put;
+mod read;
+mod receipts;
+mod recover;
+mod settle;
+
+use inner::{Inner, locked};
+use lane::Lane;
 
 /// What a new store is made of.
 #[derive(Clone, Copy, Debug)]
@@ -107,6 +125,8 @@ pub struct StoreStatus {
     pub receipts: u64,
     /// Sessions that live.
     pub sessions: u64,
+    /// The base snapshots that they rely on.
+    pub pinned: Vec<ObjectId>,
     /// Room on its file system.
     pub space: Space,
     /// Damage found since it was opened, at most 1 000 of them.
@@ -125,7 +145,11 @@ pub struct RebuildReport {
 }
 
 /// An open store. Shared by `Arc`; all methods may be called from any thread and may block.
-pub struct Store {}
+pub struct Store {
+    inner: Arc<Inner>,
+    threads: Vec<JoinHandle<()>>,
+    created: Timestamp,
+}
 
 impl Store {
     /// Makes a store in the empty directory of `vfs`.
@@ -133,8 +157,7 @@ impl Store {
     /// # Errors
     /// [`Error::NotEmpty`]; what the storage says.
     pub fn init(vfs: &Arc<dyn Vfs>, options: &InitOptions) -> Result<()> {
-        let _ = (vfs, options);
-        Err(Error::Closed)
+        open::init(vfs, options)
     }
 
     /// Opens the store in the directory of `vfs`.
@@ -143,13 +166,37 @@ impl Store {
     /// [`Error::NotAStore`], [`Error::Locked`], [`Error::Unsupported`], [`Error::Corrupt`]; what
     /// the storage says.
     pub fn open(vfs: Arc<dyn Vfs>, options: OpenOptions) -> Result<Self> {
-        let _ = (vfs, options);
-        Err(Error::Closed)
+        match options.mode {
+            OpenMode::ReadWrite => open::open_owner(vfs, options),
+            OpenMode::ReadOnly => open::open_reader(vfs, options),
+        }
+    }
+
+    /// Starts the threads of the lanes.
+    fn start(inner: Arc<Inner>, created: Timestamp, group_commit: Duration) -> Result<Self> {
+        let mut store = Self { inner, threads: Vec::new(), created };
+        for number in 0..store.inner.lanes.len() {
+            let inner = Arc::clone(&store.inner);
+            let run = move || {
+                if let Some(lane) = inner.lanes.get(number) {
+                    inner.run_lane(lane, group_commit);
+                }
+            };
+            let thread = std::thread::Builder::new().name(format!("lane-{number}")).spawn(run);
+            let thread = thread.map_err(|error| Error::io("start a thread for", "open", error))?;
+            store.threads.push(thread);
+        }
+        Ok(store)
+    }
+
+    /// Keeps a rebuild of the index out.
+    fn gate(&self) -> RwLockReadGuard<'_, ()> {
+        self.inner.gate.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the store's id.
     pub fn id(&self) -> StoreId {
-        StoreId::default()
+        self.inner.store
     }
 
     /// Begins a session, pins its base, starts its lease.
@@ -157,13 +204,28 @@ impl Store {
     /// # Errors
     /// [`Error::ReadOnly`]; what the index says.
     pub fn begin(&self, info: SessionInfo, now: Timestamp) -> Result<Session> {
-        let _ = (info, now);
-        Err(Error::Closed)
+        self.inner.writable()?;
+        let _gate = self.gate();
+        // Pinned before it is looked at, so that it cannot go in between.
+        let id = self.inner.leases.begin(Lease { last: now, base: info.base });
+        let leases = Arc::clone(&self.inner.leases);
+        let base = match info.base {
+            None => Base::None,
+            Some(base) if self.is_alive_base(info.domain, base)? => Base::Pinned,
+            Some(_) => Base::Gone,
+        };
+        Ok(Session { state: Arc::new(SessionState::new(id, info, base)), leases })
+    }
+
+    fn is_alive_base(&self, domain: DomainId, base: ObjectId) -> Result<bool> {
+        let receipt = self.receipt_of(&base);
+        let committed = receipt.is_some_and(|receipt| receipt.domain == domain.0);
+        Ok(committed && self.inner.is_whole_snapshot(domain, base)?)
     }
 
     /// Renews a session's lease: a message came from it.
     pub fn touch(&self, session: &Session, now: Timestamp) {
-        let _ = (session, now);
+        self.inner.leases.touch(session.state.id(), now);
     }
 
     /// Tells which objects are durable and alive for this session; one answer each, in order.
@@ -171,30 +233,35 @@ impl Store {
     /// # Errors
     /// What the index says.
     pub fn known(&self, session: &Session, references: &[Reference]) -> Result<Vec<bool>> {
-        let _ = (session, references);
-        Err(Error::Closed)
+        let _gate = self.gate();
+        let domain = session.state.info().domain;
+        let keys: Vec<Key> = references.iter().map(|r| Key { domain, id: r.id }).collect();
+        let found = self.inner.index.find_many(&keys)?;
+        let pairs = references.iter().zip(&found);
+        Ok(pairs.map(|(r, found)| Inner::is_alive(found.as_ref(), r.kind)).collect())
     }
 
     /// Takes an object; `number` is the caller's name for it in [`crate::Settled`].
     ///
     /// Proves the id first. A node's children must be durable or at least put (they may still be
-    /// on their way to the disk: the node is settled after them). Blocks while 16 MiB of the lane
-    /// wait for the disk.
+    /// on their way to the disk: the node is settled after them, and no answer waits). Blocks
+    /// while 16 MiB of the lane wait for the disk.
     ///
     /// # Errors
     /// [`Error::WrongBytes`], [`Error::Limit`] (the agent's fault); [`Error::NoSpace`],
-    /// [`Error::Io`] (the store's): then no [`crate::Settled`] follows.
-    pub fn put(&self, session: &Session, number: u64, object: Object) -> Result<Put> {
-        let _ = (session, number, object);
-        Err(Error::Closed)
+    /// [`Error::Io`] (the store's, seen by [`Error::root`]): no [`crate::Settled`] follows.
+    pub fn put(&self, session: &Session, number: u64, object: &Object) -> Result<Put> {
+        let _gate = self.gate();
+        self.inner.put(&session.state, number, object)
     }
 
-    /// Forces the group commit of all lanes and waits until what was put before is settled.
+    /// Forces the group commit of all lanes; returns when what was put before is settled and
+    /// told.
     ///
     /// # Errors
-    /// [`Error::Closed`].
+    /// [`Error::Closed`], [`Error::ReadOnly`].
     pub fn flush(&self) -> Result<()> {
-        Err(Error::Closed)
+        self.inner.flush()
     }
 
     /// Commits a snapshot. The same manifest again (machine, disk, nonce) gives the same receipt.
@@ -207,8 +274,9 @@ impl Store {
         request: &CommitRequest,
         now: Timestamp,
     ) -> Result<Commit> {
-        let _ = (session, request, now);
-        Err(Error::Closed)
+        let _gate = self.gate();
+        self.touch(session, now);
+        self.inner.commit(&session.state, request, now)
     }
 
     /// Reads an object and verifies its record; the id is for the reader to prove
@@ -217,25 +285,20 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`], [`Error::Corrupt`]; what the storage says.
     pub fn get(&self, domain: DomainId, reference: &Reference) -> Result<Object> {
-        let _ = domain;
-        Err(Error::NotFound { reference: *reference })
+        let _gate = self.gate();
+        self.inner.get(domain, reference)
     }
 
     /// Reads objects in the order in which they stand in packs; `each` gets the position in
-    /// `references` and the object.
-    ///
-    /// `each` returns false to stop.
+    /// `references` and the object, and returns false to stop.
     pub fn get_many(
         &self,
         domain: DomainId,
         references: &[Reference],
         each: &mut dyn FnMut(usize, Result<Object>) -> bool,
     ) {
-        for (number, reference) in references.iter().enumerate() {
-            if !each(number, self.get(domain, reference)) {
-                return;
-            }
-        }
+        let _gate = self.gate();
+        self.inner.get_many(domain, references, each);
     }
 
     /// Reads an object and proves its id.
@@ -243,17 +306,21 @@ impl Store {
     /// # Errors
     /// As [`Store::get`]; [`Error::WrongBytes`].
     pub fn verify_object(&self, domain: DomainId, reference: &Reference) -> Result<()> {
-        crate::object::prove(&self.get(domain, reference)?).map(drop)
+        prove(&self.get(domain, reference)?).map(drop)
     }
 
     /// Returns the receipts, oldest first.
     pub fn receipts(&self) -> Vec<Arc<Receipt>> {
-        Vec::new()
+        let receipts = locked(&self.inner.receipts);
+        receipts.stored.values().map(|stored| Arc::clone(&stored.receipt)).collect()
     }
 
     /// Returns the newest receipt of a snapshot, or `None`.
     pub fn receipt_of(&self, snapshot: &ObjectId) -> Option<Arc<Receipt>> {
-        self.receipts().into_iter().rev().find(|receipt| receipt.snapshot == *snapshot)
+        let receipts = locked(&self.inner.receipts);
+        let mut newest = receipts.stored.values().rev();
+        let found = newest.find(|stored| stored.receipt.snapshot == *snapshot);
+        found.map(|stored| Arc::clone(&stored.receipt))
     }
 
     /// Returns the receipts whose snapshot ids begin with these hexadecimal digits.
@@ -263,10 +330,22 @@ impl Store {
         found
     }
 
+    /// Looks again at what another process wrote meanwhile (a store that is only read).
+    ///
+    /// Reading does this by itself when it misses an object.
+    ///
+    /// # Errors
+    /// What the storage says.
+    pub fn refresh(&self) -> Result<()> {
+        match self.inner.mode {
+            OpenMode::ReadOnly => self.inner.refresh(),
+            OpenMode::ReadWrite => Ok(()),
+        }
+    }
+
     /// Returns the LOG.
     pub fn log(&self) -> &Log {
-        const LOG: Log = Log {};
-        &LOG
+        &self.inner.log
     }
 
     /// Returns what the store holds. Counts every row of the index.
@@ -274,24 +353,71 @@ impl Store {
     /// # Errors
     /// What the storage or the index says.
     pub fn status(&self) -> Result<StoreStatus> {
-        Err(Error::Closed)
+        let _gate = self.gate();
+        let inner = &self.inner;
+        let (mut objects, mut bytes_stored) = (0u64, 0u64);
+        inner.index.for_each(&mut |_, location| {
+            objects = objects.saturating_add(1);
+            bytes_stored = bytes_stored.saturating_add(location.record_len.into());
+            Ok(())
+        })?;
+        let leases = inner.leases.living();
+        let space = inner.vfs.space().map_err(|error| Error::io("measure room on", "", error))?;
+        Ok(StoreStatus {
+            store: inner.store,
+            created: self.created,
+            mode: inner.mode,
+            packs_sealed: wide(inner.sealed_packs()?.len()),
+            packs_open: wide(inner.open_packs()?.len()),
+            objects,
+            bytes_stored,
+            receipts: wide(locked(&inner.receipts).stored.len()),
+            sessions: wide(leases.len()),
+            pinned: leases.iter().filter_map(|lease| lease.base).collect(),
+            space,
+            damage: self.damage(),
+        })
     }
 
-    /// Makes the index anew from packs, receipts and LOG.
+    /// Returns the damage found since the store was opened, at most 1 000 places.
+    pub fn damage(&self) -> Vec<Damage> {
+        locked(&self.inner.damage).clone()
+    }
+
+    /// Makes the index anew from packs, receipts and LOG. Everybody else waits.
     ///
     /// # Errors
     /// [`Error::ReadOnly`]; what the storage or the index says.
     pub fn rebuild_index(&self, now: Timestamp) -> Result<RebuildReport> {
-        let _ = now;
-        Err(Error::Closed)
+        self.inner.writable()?;
+        let _alone = self.inner.gate.write().unwrap_or_else(PoisonError::into_inner);
+        let report = self.inner.rebuild()?;
+        self.inner.log.append(Entry::IndexRebuilt { objects: report.objects }, now)?;
+        Ok(report)
     }
 
     /// Settles everything, seals the open packs, releases the lock. Dropping does the same but
     /// tells nobody of errors.
     ///
     /// # Errors
-    /// What the storage says.
-    pub fn close(self) -> Result<()> {
-        Ok(())
+    /// What the index says.
+    pub fn close(mut self) -> Result<()> {
+        self.end();
+        self.inner.index.sync()
+    }
+
+    fn end(&mut self) {
+        self.inner.lanes.iter().for_each(Lane::seal_all);
+        self.inner.lanes.iter().for_each(Lane::stop);
+        for thread in self.threads.drain(..) {
+            // A lane that panicked has told its waiters already.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.end();
     }
 }

@@ -86,4 +86,8 @@ impl Index for MemoryIndex {
     fn sync(&self) -> Result<()> {
         Ok(())
     }
+
+    fn is_volatile(&self) -> bool {
+        true
+    }
 }

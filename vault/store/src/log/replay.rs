@@ -1,0 +1,133 @@
+//! Reads the LOG's segments into their entries, and tells a torn tail from damage.
+
+use umbra_common::{ByteLen, ByteOffset, ByteRange};
+
+use crate::error::{Error, Result};
+use crate::ids::StoreId;
+use crate::journal::Journal;
+use crate::log::entry::{Entry, LogState};
+use crate::log::segment::{ChainEnd, LogRecord, SegmentEntries, SegmentHeader};
+
+/// What the LOG holds.
+#[derive(Debug, Default)]
+pub(crate) struct Replayed {
+    pub(crate) state: LogState,
+    /// What the next entry follows.
+    pub(crate) end: ChainEnd,
+    /// A number that no segment has.
+    pub(crate) next_segment: u64,
+    /// The newest lock epoch that a segment names.
+    pub(crate) epoch: u64,
+    /// The newest segment's name, where there is one.
+    pub(crate) last_name: Option<String>,
+    /// The first damage; the state is that before it.
+    pub(crate) damage: Option<Error>,
+}
+
+/// Returns the name of a segment.
+pub(crate) fn segment_name(number: u64) -> String {
+    format!("log/{number:016}")
+}
+
+/// A chain that is being read: entries, and where each of the last segment ends.
+#[derive(Default)]
+struct Chain {
+    records: Vec<LogRecord>,
+    /// Where reading of the newest segment stopped, where it stopped before its end.
+    stopped: Option<(String, u64)>,
+}
+
+impl Chain {
+    fn end(&self) -> ChainEnd {
+        let last = self.records.last();
+        last.map_or(ChainEnd::default(), |record| ChainEnd {
+            sequence: record.sequence,
+            hash: record.check,
+        })
+    }
+
+    /// Makes entries void that the next segment does not continue; false where it continues
+    /// something that is not there.
+    fn cut_to(&mut self, after: ChainEnd) -> bool {
+        while self.end().sequence > after.sequence {
+            self.records.pop();
+        }
+        self.end() == after
+    }
+}
+
+/// Replays all segments. Damage is reported, not returned as an error.
+///
+/// # Errors
+/// What the storage says.
+pub(crate) fn replay(journal: &dyn Journal, store: StoreId) -> Result<Replayed> {
+    let mut found = Replayed { next_segment: 1, ..Replayed::default() };
+    let mut chain = Chain::default();
+    for name in journal.list("log")? {
+        let Ok(number) = name.parse::<u64>() else { continue };
+        let path = segment_name(number);
+        found.next_segment = found.next_segment.max(number.saturating_add(1));
+        found.last_name = Some(path.clone());
+        if found.damage.is_some() {
+            continue;
+        }
+        let bytes = read_whole(journal, &path)?;
+        match SegmentHeader::decode(&bytes, &path) {
+            Ok(header) => {
+                found.epoch = found.epoch.max(header.epoch);
+                found.damage = take_segment(&mut chain, &header, &bytes, &path, store);
+            }
+            Err(error @ Error::Unsupported { .. }) => found.damage = Some(error),
+            // A segment that was never synced: void, unless a later one needs its entries, which
+            // the later one's header shows.
+            Err(_) => chain.stopped = Some((path, 0)),
+        }
+    }
+    for record in &chain.records {
+        let path = || "log".to_owned();
+        match Entry::decode(&record.payload) {
+            Ok(entry) => found.state.apply(record.time, &entry),
+            Err(source) => {
+                found.damage.get_or_insert(Error::Decode { path: path(), source });
+                break;
+            }
+        }
+        found.state.sequence = record.sequence;
+    }
+    found.end = chain.end();
+    Ok(found)
+}
+
+/// Takes the entries of one segment; returns the damage that its header or its entries show.
+fn take_segment(
+    chain: &mut Chain,
+    header: &SegmentHeader,
+    bytes: &[u8],
+    path: &str,
+    store: StoreId,
+) -> Option<Error> {
+    let corrupt =
+        |path: String, at, reason| Some(Error::Corrupt { what: "the LOG", path, at, reason });
+    if header.store != store {
+        return corrupt(path.to_owned(), 0, "the segment belongs to another store");
+    }
+    if !chain.cut_to(header.after) {
+        let (path, at) = chain.stopped.take().unwrap_or_else(|| (path.to_owned(), 0));
+        return corrupt(path, at, "entries are missing that a later segment continues");
+    }
+    let entries = SegmentEntries::read(bytes, header.after);
+    chain.records.extend(entries.records);
+    chain.stopped = entries.ends_at.map(|at| (path.to_owned(), at));
+    if entries.damaged {
+        let at = entries.ends_at.unwrap_or_default();
+        return corrupt(path.to_owned(), at, "an entry is damaged and later ones follow");
+    }
+    None
+}
+
+fn read_whole(journal: &dyn Journal, path: &str) -> Result<Vec<u8>> {
+    let len = journal.len(path)?.unwrap_or_default();
+    let range = ByteRange::new(ByteOffset(0), ByteLen(len));
+    let ranges: Vec<ByteRange> = range.into_iter().collect();
+    Ok(journal.get_ranges(path, &ranges)?.pop().unwrap_or_default())
+}

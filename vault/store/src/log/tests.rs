@@ -1,0 +1,119 @@
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+
+use super::entry::tests::one_of_each;
+use super::*;
+use crate::journal::{LocalJournal, SealTo};
+use crate::vfs::{RealVfs, Vfs};
+
+const STORE: StoreId = StoreId([1; 16]);
+
+fn open(dir: &Path) -> (Log, Option<Error>) {
+    let vfs: Arc<dyn Vfs> = Arc::new(RealVfs::new(dir));
+    vfs.mkdir("log").unwrap();
+    let journal: Arc<dyn Journal> = Arc::new(LocalJournal::new(Arc::clone(&vfs), SealTo::Rename));
+    let lock = Arc::new(Lock::take(&vfs, 1, Timestamp(0), || Ok(0)).unwrap());
+    let mut replayed = replay(&*journal, STORE).unwrap();
+    let damage = replayed.damage.take();
+    (Log::new(replayed, Some(LogWriter { journal, lock, store: STORE })), damage)
+}
+
+fn fill(dir: &Path) {
+    let (log, damage) = open(dir);
+    assert!(damage.is_none());
+    for entry in one_of_each() {
+        log.append(entry, Timestamp(10)).unwrap();
+    }
+}
+
+fn count(dir: &Path) -> u64 {
+    let (log, damage) = open(dir);
+    assert!(damage.is_none(), "{damage:?}");
+    log.with_state(|state| state.sequence)
+}
+
+#[test]
+fn replayed_over_several_processes() {
+    let dir = tempfile::tempdir().unwrap();
+    fill(dir.path());
+    fill(dir.path());
+    let (log, _) = open(dir.path());
+    log.with_state(|state| {
+        assert_eq!(state.sequence, 16);
+        assert_eq!(state.tokens[&[2; 16]].uses, 1);
+        assert_eq!(state.machines.len(), 1);
+    });
+    assert_eq!(std::fs::read_dir(dir.path().join("log")).unwrap().count(), 2);
+}
+
+#[test]
+fn a_torn_tail_is_void_and_what_follows_stands() {
+    let dir = tempfile::tempdir().unwrap();
+    fill(dir.path());
+    let first = dir.path().join(segment_name(1));
+    let whole = std::fs::read(&first).unwrap();
+    for len in [0, 60, whole.len() - 1, whole.len() - 100, whole.len() - 150] {
+        std::fs::write(&first, &whole[..len]).unwrap();
+        let before = count(dir.path());
+        assert!(before < 8, "length {len}");
+        let (log, _) = open(dir.path());
+        log.append(Entry::IndexRebuilt { objects: 1 }, Timestamp(11)).unwrap();
+        drop(log);
+        assert_eq!(count(dir.path()), before + 1);
+        // Even if the lost bytes come back: the second segment does not continue them.
+        if len > 128 {
+            std::fs::write(&first, &whole).unwrap();
+            assert_eq!(count(dir.path()), before + 1);
+        }
+        for entry in std::fs::read_dir(dir.path().join("log")).unwrap() {
+            let path = entry.unwrap().path();
+            if path != first {
+                std::fs::remove_file(path).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn damage_before_the_tail_names_its_offset() {
+    let dir = tempfile::tempdir().unwrap();
+    fill(dir.path());
+    let first = dir.path().join(segment_name(1));
+    let whole = std::fs::read(&first).unwrap();
+    let second_entry = 128 + 96 + one_of_each()[0].encode().len();
+    let mut bad = whole.clone();
+    bad[second_entry + 20] ^= 4;
+    std::fs::write(&first, &bad).unwrap();
+    let (log, damage) = open(dir.path());
+    assert_eq!(log.with_state(|state| state.sequence), 1);
+    let Some(Error::Corrupt { at, path, .. }) = damage else { panic!("{damage:?}") };
+    assert_eq!((at, path), (second_entry as u64, segment_name(1)));
+    drop(log);
+    // The same at the end of a segment that a later one continues.
+    std::fs::write(&first, &whole).unwrap();
+    fill(dir.path());
+    let mut bad = whole.clone();
+    *bad.last_mut().unwrap() ^= 1;
+    std::fs::write(&first, &bad).unwrap();
+    let (_, damage) = open(dir.path());
+    assert!(matches!(damage, Some(Error::Corrupt { at, .. }) if at > second_entry as u64));
+}
+
+#[test]
+fn any_flipped_bit_of_a_continued_segment_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    fill(dir.path());
+    fill(dir.path());
+    let first = dir.path().join(segment_name(1));
+    let whole = std::fs::read(&first).unwrap();
+    let journal = LocalJournal::new(Arc::new(RealVfs::new(dir.path())), SealTo::Rename);
+    let good = replay(&journal, STORE).unwrap();
+    for bit in (0..whole.len() * 8).step_by(61) {
+        let mut bad = whole.clone();
+        bad[bit / 8] ^= 1 << (bit % 8);
+        std::fs::write(&first, &bad).unwrap();
+        let found = replay(&journal, STORE).unwrap();
+        assert!(found.damage.is_some() || found.state == good.state, "bit {bit}");
+    }
+}

@@ -1,0 +1,274 @@
+//! Open packs that an earlier process left: what is sound in them is kept, nothing is written
+//! into them.
+//!
+//! What the index shows to have been synced stays where it is. Records behind that are sound in
+//! the page cache at best (a failed sync, a killed process): they are put anew, by the same rules
+//! as an agent's, into packs of this process. Then a table of what stays is made beside the pack,
+//! and the pack becomes an object as it is, torn tail and all.
+
+use std::sync::{Arc, Mutex};
+
+use umbra_common::wire::Object;
+
+use crate::bytes::wide;
+use crate::error::{Error, Result};
+use crate::ids::{DomainId, MachineId, PackId, RunId, SessionNonce};
+use crate::index::{Batch, Key, Location, PackRow, PackState};
+use crate::pack::{
+    Contents, Entry, PACK_HEADER_BYTES, PackKind, contents_name, open_name, scan, sealed_name,
+};
+use crate::session::{Base, Put, SessionInfo, SessionState, Settled};
+use crate::store::contents::{header_of, range};
+use crate::store::inner::{Inner, locked};
+
+/// How the index stands to an open pack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trust {
+    /// Its rows are right.
+    Rows,
+    /// It is being rebuilt; only the watermark is taken from before.
+    Watermark,
+}
+
+/// The records of an open pack, sorted by what becomes of them.
+#[derive(Default)]
+struct Sorted {
+    /// Stay where they are; the index knows them, or is told.
+    stay: Vec<Entry>,
+    /// Are put anew.
+    anew: Vec<(Entry, Object)>,
+}
+
+impl Inner {
+    /// Tells whether acknowledged bytes of an open pack are damaged, and notes where.
+    pub(crate) fn open_pack_is_damaged(&self, pack: PackId, synced: u64) -> Result<bool> {
+        let name = open_name(pack);
+        let bytes = self.whole_segment(&name)?;
+        let (_, gaps) = scan(&bytes, wide(PACK_HEADER_BYTES), self.store);
+        let mut damaged = wide(bytes.len()) < synced;
+        if damaged {
+            self.report(&name, wide(bytes.len()), "the pack is shorter than what was synced");
+        }
+        if synced > 0 && header_of(&bytes, &name).is_none() {
+            damaged = true;
+            self.report(&name, 0, "the pack header is damaged");
+        }
+        for gap in gaps.iter().filter(|gap| gap.offset < synced) {
+            damaged = true;
+            self.report(&name, gap.offset, gap.reason);
+        }
+        Ok(damaged)
+    }
+
+    /// Orders open packs so that children come before parents: chunks first, then nodes in the
+    /// order of their packs.
+    pub(crate) fn in_order(&self, packs: Vec<PackId>) -> Result<Vec<PackId>> {
+        let mut ordered = Vec::new();
+        for pack in packs {
+            let name = open_name(pack);
+            let len = self.open_len(&name)?.min(wide(PACK_HEADER_BYTES));
+            let found = self.journal.get_ranges(&name, &[range(0, len)?])?;
+            let header = header_of(found.first().map(Vec::as_slice).unwrap_or_default(), &name);
+            let place = header.map_or((true, u64::MAX, 0), |header| {
+                (header.kind == PackKind::Nodes, header.epoch, header.number)
+            });
+            ordered.push((place, pack));
+        }
+        ordered.sort_unstable();
+        Ok(ordered.into_iter().map(|(_, pack)| pack).collect())
+    }
+
+    /// Takes an open pack over. `synced` is how far it was known to be durable.
+    ///
+    /// # Errors
+    /// What the storage or the index says.
+    pub(crate) fn adopt(&self, pack: PackId, synced: u64, trust: Trust) -> Result<()> {
+        let name = open_name(pack);
+        if self.objects.head(&sealed_name(pack))?.is_some() {
+            // Sealing was cut off after the object was made.
+            self.journal.remove(&name)?;
+            self.take_sealed(pack)?;
+            return Ok(());
+        }
+        self.journal.sync(&name)?;
+        let len = self.open_len(&name)?;
+        let read = |range| {
+            let found = self.journal.get_ranges(&name, &[range]);
+            found.map(|mut found| found.pop().unwrap_or_default())
+        };
+        if let Some(contents) = self.footer(pack, &name, len, &read)? {
+            // Sealing was cut off before the rename; all records were synced before the footer.
+            self.journal.seal(&name, &sealed_name(pack))?;
+            return self.take_contents(&contents);
+        }
+        if len <= wide(PACK_HEADER_BYTES) && synced <= wide(PACK_HEADER_BYTES) {
+            // Made, and nothing put into it.
+            self.journal.remove(&name)?;
+            return self.index.apply(&Batch { remove_packs: vec![pack], ..Batch::default() });
+        }
+        let bytes = self.whole_segment(&name)?;
+        let mut sorted = self.sort_records(pack, &bytes, synced, trust)?;
+        let refused = self.put_anew(&sorted.anew)?;
+        if refused.iter().any(|(_, because)| *because == Because::Storage) {
+            // No room to copy: what could not be copied stays readable where it is, but is not
+            // relied on; the pack stays open and is tried again at the next opening.
+            return self.leave_open(pack, &sorted, synced, &refused);
+        }
+        if trust == Trust::Watermark {
+            // The index cannot tell whether these nodes were ever acknowledged. They stay, and
+            // are not alive unless the rebuild finds all their children.
+            sorted.stay.extend(refused.into_iter().map(|(entry, _)| entry));
+            sorted.stay.sort_unstable_by_key(|entry| entry.offset);
+        }
+        self.seal_as_it_is(pack, synced, sorted.stay)
+    }
+
+    /// Decides for each sound record of an open pack.
+    fn sort_records(
+        &self,
+        pack: PackId,
+        bytes: &[u8],
+        synced: u64,
+        trust: Trust,
+    ) -> Result<Sorted> {
+        let name = open_name(pack);
+        let (found, _) = scan(bytes, wide(PACK_HEADER_BYTES), self.store);
+        let mut sorted = Sorted::default();
+        for found in &found {
+            let Some(entry) = self.proven(found, &name) else { continue };
+            let key = found.record.header.key();
+            let row = self.index.find(&key)?;
+            let is_here = |row: &Location| row.pack == pack && row.offset == entry.offset;
+            if row.as_ref().is_some_and(is_here) {
+                sorted.stay.push(entry);
+            } else if Self::is_alive(row.as_ref(), entry.kind) {
+                // It stands elsewhere.
+            } else if entry.end() > synced {
+                let object = self.open_body(&found.record, &name, entry.offset)?;
+                sorted.anew.push((entry, object));
+            } else if trust == Trust::Watermark {
+                sorted.stay.push(entry);
+            }
+            // Else it was refused when it was new.
+        }
+        Ok(sorted)
+    }
+
+    /// Puts records anew and returns those that were not taken.
+    fn put_anew(&self, records: &[(Entry, Object)]) -> Result<Vec<(Entry, Because)>> {
+        let failed = Arc::new(Mutex::new(Vec::<(u64, Because)>::new()));
+        let mut sessions = std::collections::BTreeMap::<DomainId, Arc<SessionState>>::new();
+        for (number, (entry, object)) in (0u64..).zip(records) {
+            let session = sessions
+                .entry(entry.domain)
+                .or_insert_with(|| Arc::new(adopting_session(entry.domain, &failed)));
+            match self.put(session, number, object) {
+                Ok(Put::Accepted) => {}
+                Ok(Put::Missing(_)) | Err(Error::WrongBytes { .. } | Error::Limit { .. }) => {
+                    locked(&failed).push((number, Because::Orphan));
+                }
+                Err(_) => locked(&failed).push((number, Because::Storage)),
+            }
+        }
+        self.flush()?;
+        let failed = locked(&failed);
+        let mut refused = Vec::new();
+        for (number, (entry, _)) in (0u64..).zip(records) {
+            let because = failed.iter().find(|(other, _)| *other == number);
+            if let Some((_, because)) = because {
+                refused.push((entry.clone(), *because));
+            }
+        }
+        Ok(refused)
+    }
+
+    /// Makes the table beside a pack, and the pack an object.
+    fn seal_as_it_is(&self, pack: PackId, synced: u64, stay: Vec<Entry>) -> Result<()> {
+        let end = stay.last().map_or(0, Entry::end);
+        let covers = synced.max(end).max(wide(PACK_HEADER_BYTES));
+        let contents = Contents { store: self.store, pack, covers, entries: stay };
+        let beside = contents_name(pack);
+        if self.objects.head(&beside)?.is_some() {
+            // From an opening that was cut off here; nobody reads it before the pack is sealed.
+            self.objects.delete(&beside)?;
+        }
+        self.objects.put_new(&beside, &contents.encode())?;
+        self.journal.seal(&open_name(pack), &sealed_name(pack))?;
+        self.take_contents(&contents)
+    }
+
+    fn leave_open(
+        &self,
+        pack: PackId,
+        sorted: &Sorted,
+        synced: u64,
+        refused: &[(Entry, Because)],
+    ) -> Result<()> {
+        let left = sorted.stay.iter().map(|entry| (entry, false));
+        let left = left.chain(refused.iter().map(|(entry, _)| (entry, true)));
+        let mut put = Vec::new();
+        for (entry, incomplete) in left {
+            let (key, location) = entry.row(pack);
+            if self.index.find(&key)?.is_none() {
+                put.push((key, Location { incomplete, ..location }));
+            }
+        }
+        let records = crate::bytes::narrow32(sorted.stay.len());
+        let row = PackRow { state: PackState::Open, watermark: synced, records };
+        self.index.apply(&Batch { put, packs: vec![(pack, row)], ..Batch::default() })
+    }
+
+    /// Takes what an open pack holds into an index that nobody relies on (a reader's).
+    ///
+    /// # Errors
+    /// What the storage or the index says.
+    pub(crate) fn take_open(&self, pack: PackId, from: u64) -> Result<()> {
+        let name = open_name(pack);
+        let bytes = self.whole_segment(&name)?;
+        let (found, _) = scan(&bytes, from.max(wide(PACK_HEADER_BYTES)), self.store);
+        let entries: Vec<Entry> = found.iter().filter_map(|f| self.proven(f, &name)).collect();
+        let watermark = entries.last().map_or(from, Entry::end);
+        let mut put = Vec::new();
+        for entry in &entries {
+            let (key, location) = entry.row(pack);
+            if self.index.find(&Key { ..key })?.is_none() {
+                put.push((key, location));
+            }
+        }
+        let records = crate::bytes::narrow32(entries.len());
+        let row = PackRow { state: PackState::Open, watermark, records };
+        self.index.apply(&Batch { put, packs: vec![(pack, row)], ..Batch::default() })
+    }
+}
+
+/// Why a record was not taken anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Because {
+    /// Something it refers to is not there: it was never acknowledged.
+    Orphan,
+    /// The storage failed.
+    Storage,
+}
+
+/// A session in which a store puts its own records anew.
+fn adopting_session(domain: DomainId, failed: &Arc<Mutex<Vec<(u64, Because)>>>) -> SessionState {
+    let failed = Arc::clone(failed);
+    let on_settled = Box::new(move |settled: Settled| {
+        if let Settled::Failed { numbers, error } = settled {
+            let orphan = matches!(error.root(), Error::ChildLost { .. });
+            let because = if orphan { Because::Orphan } else { Because::Storage };
+            locked(&failed).extend(numbers.into_iter().flatten().map(|number| (number, because)));
+        }
+    });
+    let info = SessionInfo {
+        machine: MachineId::default(),
+        machine_name: String::new(),
+        disk: String::new(),
+        domain,
+        nonce: SessionNonce::default(),
+        run: RunId::default(),
+        base: None,
+        on_settled,
+    };
+    SessionState::new(0, info, Base::None)
+}

@@ -1,0 +1,165 @@
+//! What a pack holds: from its footer, from the table beside it, or by reading it all.
+
+use umbra_common::{ByteLen, ByteOffset, ByteRange};
+
+use crate::bytes::{narrow, wide};
+use crate::error::{Error, Result};
+use crate::ids::PackId;
+use crate::index::Batch;
+use crate::object::prove;
+use crate::pack::{
+    Contents, Entry, Found, PACK_HEADER_BYTES, PackHeader, TRAILER_BYTES, contents_name, scan,
+    sealed_name,
+};
+use crate::store::inner::Inner;
+use crate::store::settle::{keys_of, sealed_row};
+
+/// Returns the pack whose object has this name, or `None` for other objects.
+pub(crate) fn pack_of(name: &str) -> Option<PackId> {
+    let pack = PackId::from_hex(name.rsplit('/').next()?)?;
+    (sealed_name(pack) == name).then_some(pack)
+}
+
+/// Makes a range; a length that no file has becomes an error of reading.
+pub(crate) fn range(start: u64, len: u64) -> Result<ByteRange> {
+    let limit = u64::MAX;
+    ByteRange::new(ByteOffset(start), ByteLen(len)).ok_or(Error::Limit {
+        what: "the end of a file",
+        found: limit,
+        limit,
+    })
+}
+
+impl Inner {
+    /// Lists the sealed packs.
+    pub(crate) fn sealed_packs(&self) -> Result<Vec<PackId>> {
+        let names = self.objects.list("packs/")?;
+        Ok(names.iter().filter_map(|name| pack_of(name)).collect())
+    }
+
+    /// Lists the open packs.
+    pub(crate) fn open_packs(&self) -> Result<Vec<PackId>> {
+        let names = self.journal.list("open")?;
+        Ok(names.iter().filter_map(|name| PackId::from_hex(name)).collect())
+    }
+
+    /// Returns what a sealed pack holds. Reads it all where its table is damaged, and notes that.
+    ///
+    /// # Errors
+    /// What the storage says.
+    pub(crate) fn contents(&self, pack: PackId) -> Result<Contents> {
+        let name = sealed_name(pack);
+        let info = self.objects.head(&name)?;
+        let len = info.map_or(0, |info| info.len);
+        let read = |range| {
+            let found = self.objects.get_ranges(&name, &[range]);
+            found.map(|mut found| found.pop().unwrap_or_default())
+        };
+        if let Some(contents) = self.footer(pack, &name, len, &read)? {
+            return Ok(contents);
+        }
+        if let Some(contents) = self.table_beside(pack)? {
+            return Ok(contents);
+        }
+        self.report(&name, len, "the pack has no sound table of contents");
+        let bytes = read(range(0, len)?)?;
+        if let Err(error) = PackHeader::decode(&bytes, &name) {
+            self.report_error(&error);
+        }
+        let (found, gaps) = scan(&bytes, wide(PACK_HEADER_BYTES), self.store);
+        for gap in gaps.iter().filter(|gap| !gap.is_footer(&bytes)) {
+            self.report(&name, gap.offset, gap.reason);
+        }
+        let entries: Vec<Entry> = found.iter().filter_map(|f| self.proven(f, &name)).collect();
+        let covers = entries.last().map_or(wide(PACK_HEADER_BYTES), Entry::end);
+        Ok(Contents { store: self.store, pack, covers, entries })
+    }
+
+    /// Returns the entry of a record that a scan found. One that was found by resynchronising
+    /// must have the content that its id says: its check alone can be forged.
+    pub(crate) fn proven(&self, found: &Found<'_>, path: &str) -> Option<Entry> {
+        if found.resynced {
+            let object = self.open_body(&found.record, path, found.offset).ok()?;
+            prove(&object).ok()?;
+        }
+        Some(Entry::new(found.offset, &found.record.header, found.record.refs.clone()))
+    }
+
+    /// Reads the footer of a pack of `len` bytes; `None` where there is no sound one.
+    pub(crate) fn footer(
+        &self,
+        pack: PackId,
+        name: &str,
+        len: u64,
+        read: &dyn Fn(ByteRange) -> Result<Vec<u8>>,
+    ) -> Result<Option<Contents>> {
+        let Some(at) = len.checked_sub(wide(TRAILER_BYTES)) else { return Ok(None) };
+        let trailer = read(range(at, wide(TRAILER_BYTES))?)?;
+        let table_len = Contents::len_from_trailer(&trailer).filter(|table| *table <= len);
+        let Some(table_len) = table_len else { return Ok(None) };
+        let start = len.saturating_sub(table_len);
+        let table = read(range(start, table_len)?)?;
+        match Contents::decode(&table, name) {
+            Ok(contents) if contents.covers == start => Ok(self.ours(pack, contents)),
+            Err(error @ Error::Unsupported { .. }) => Err(error),
+            _ => Ok(None),
+        }
+    }
+
+    /// Reads the table beside a pack; `None` where there is no sound one.
+    fn table_beside(&self, pack: PackId) -> Result<Option<Contents>> {
+        let name = contents_name(pack);
+        let Some(info) = self.objects.head(&name)? else { return Ok(None) };
+        let bytes = self.objects.get_ranges(&name, &[range(0, info.len)?])?;
+        let bytes = bytes.first().map(Vec::as_slice).unwrap_or_default();
+        match Contents::decode(bytes, &name) {
+            Ok(contents) => Ok(self.ours(pack, contents)),
+            Err(error @ Error::Unsupported { .. }) => Err(error),
+            Err(_) => Ok(None),
+        }
+    }
+
+    fn ours(&self, pack: PackId, contents: Contents) -> Option<Contents> {
+        (contents.store == self.store && contents.pack == pack).then_some(contents)
+    }
+
+    /// Puts into the index what a sealed pack holds and the index lacks; tells whether it holds
+    /// nodes.
+    ///
+    /// # Errors
+    /// What the storage or the index says.
+    pub(crate) fn take_sealed(&self, pack: PackId) -> Result<bool> {
+        let contents = self.contents(pack)?;
+        self.take_contents(&contents)?;
+        Ok(contents.entries.iter().any(|entry| entry.kind.is_node()))
+    }
+
+    /// Puts into the index what it lacks of a sealed pack's contents.
+    pub(crate) fn take_contents(&self, contents: &Contents) -> Result<()> {
+        let found = self.index.find_many(&keys_of(&contents.entries, contents.pack))?;
+        let rows = contents.entries.iter().zip(found);
+        let lacking = rows.filter(|(_, found)| found.is_none());
+        self.index.apply(&Batch {
+            put: lacking.map(|(entry, _)| entry.row(contents.pack)).collect(),
+            packs: vec![(contents.pack, sealed_row(contents))],
+            ..Batch::default()
+        })
+    }
+
+    /// Reads a whole segment.
+    pub(crate) fn whole_segment(&self, name: &str) -> Result<Vec<u8>> {
+        let len = self.journal.len(name)?.unwrap_or_default();
+        let found = self.journal.get_ranges(name, &[range(0, len)?])?;
+        Ok(found.into_iter().next().unwrap_or_default())
+    }
+
+    /// Returns the length of an open pack in bytes.
+    pub(crate) fn open_len(&self, name: &str) -> Result<u64> {
+        Ok(self.journal.len(name)?.unwrap_or_default())
+    }
+}
+
+/// Returns the header at the start of an open pack, where it is sound.
+pub(crate) fn header_of(bytes: &[u8], name: &str) -> Option<PackHeader> {
+    PackHeader::decode(bytes.get(..narrow(128))?, name).ok()
+}

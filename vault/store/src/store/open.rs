@@ -1,0 +1,249 @@
+//! Making and opening a store.
+
+use std::io;
+use std::sync::{Arc, Mutex, RwLock};
+
+use crate::error::{Error, Result};
+use crate::format::{FORMAT_NAME, MAX_FORMAT_BYTES, StoreFormat};
+use crate::ids::Timestamp;
+use crate::index::{Index, IndexOpener, LayeredIndex, MemoryIndex};
+use crate::journal::{Journal, LocalJournal, SealTo};
+use crate::lock::Lock;
+use crate::log::{Entry, Log, LogWriter, Replayed, replay};
+use crate::objects::{LocalObjects, ObjectStore};
+use crate::pack::PackKind;
+use crate::session::Leases;
+use crate::store::in_flight::InFlight;
+use crate::store::inner::{DATA_LANES, Inner, PackNames, locked};
+use crate::store::lane::Lane;
+use crate::store::receipts::Receipts;
+use crate::store::{InitOptions, OpenMode, OpenOptions, Store};
+use crate::vfs::{Access, Vfs, make_dirs, read_exact};
+
+/// The directories of a store.
+const DIRS: [&str; 7] = ["log", "keys", "receipts", "packs", "open", "index", "tmp"];
+
+/// Makes a store; `FORMAT` comes last, so that a half-made one is none.
+pub(crate) fn init(vfs: &Arc<dyn Vfs>, options: &InitOptions) -> Result<()> {
+    vfs.mkdir("").map_err(|error| Error::io("make", "", error))?;
+    let names = vfs.list("").map_err(|error| Error::io("list", "", error))?;
+    if let Some(found) = names.into_iter().find(|name| name != "lost+found") {
+        return Err(Error::NotEmpty { found });
+    }
+    for dir in DIRS {
+        make_dirs(&**vfs, dir)?;
+    }
+    let lock = Arc::new(Lock::take(vfs, 0, options.now, || Ok(0))?);
+    let store = options.store;
+    let journal: Arc<dyn Journal> = Arc::new(LocalJournal::new(Arc::clone(vfs), SealTo::Rename));
+    let log = Log::new(
+        Replayed { next_segment: 1, ..Replayed::default() },
+        Some(LogWriter { journal, lock, store }),
+    );
+    log.append(Entry::StoreCreated { store }, options.now)?;
+    let format = StoreFormat::new(store, options.now);
+    LocalObjects::new(Arc::clone(vfs)).put_new(FORMAT_NAME, &format.encode())
+}
+
+/// Reads `FORMAT`.
+fn read_format(vfs: &dyn Vfs, mode: OpenMode) -> Result<StoreFormat> {
+    let file = vfs.open(FORMAT_NAME, Access::Read).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+            Error::NotAStore { reason: "it has no FORMAT file" }
+        }
+        _ => Error::io("open", FORMAT_NAME, error),
+    })?;
+    let len = file.len().map_err(|error| Error::io("measure", FORMAT_NAME, error))?;
+    let bytes = read_exact(&*file, FORMAT_NAME, 0, len.min(MAX_FORMAT_BYTES))?;
+    let format = StoreFormat::decode(&bytes)?;
+    format.check_features(mode == OpenMode::ReadWrite)?;
+    Ok(format)
+}
+
+/// Opens the index for the owner; one that cannot be opened is destroyed and made anew.
+fn open_index(opener: &dyn IndexOpener) -> Result<(Arc<dyn Index>, Option<String>)> {
+    match opener.open() {
+        Ok(index) => Ok((Arc::from(index), None)),
+        Err(error) => {
+            opener.destroy()?;
+            Ok((Arc::from(opener.open()?), Some(error.to_string())))
+        }
+    }
+}
+
+/// Opens the index for a reader; one that cannot be opened, or is not this store's, is replaced
+/// by what the packs say.
+fn open_index_for_reading(
+    opener: &dyn IndexOpener,
+    inner_format: crate::IndexFormat,
+) -> LayeredIndex {
+    let opened = opener.open_read_only().ok();
+    let ours = opened.filter(|index| matches!(index.format(), Ok(Some(f)) if f == inner_format));
+    LayeredIndex::new(ours.unwrap_or_else(|| Box::new(MemoryIndex::default())))
+}
+
+/// Where packs, receipts and journal lie.
+fn storage(
+    vfs: &Arc<dyn Vfs>,
+    objects: Option<Arc<dyn ObjectStore>>,
+) -> (Arc<dyn ObjectStore>, Arc<dyn Journal>, SealTo) {
+    let (objects, seal_to) = match objects {
+        Some(objects) => (Arc::clone(&objects), SealTo::PutNew(objects)),
+        None => {
+            let local: Arc<dyn ObjectStore> = Arc::new(LocalObjects::new(Arc::clone(vfs)));
+            (local, SealTo::Rename)
+        }
+    };
+    let journal = Arc::new(LocalJournal::new(Arc::clone(vfs), seal_to.clone()));
+    (objects, journal, seal_to)
+}
+
+/// Opens a store as its owner.
+pub(crate) fn open_owner(vfs: Arc<dyn Vfs>, options: OpenOptions) -> Result<Store> {
+    let format = read_format(&*vfs, OpenMode::ReadWrite)?;
+    let (objects, journal, seal_to) = storage(&vfs, options.objects);
+    let lock =
+        Lock::take(&vfs, options.pid, options.now, || Ok(replay(&*journal, format.store)?.epoch))?;
+    let lock = Arc::new(lock);
+    if matches!(seal_to, SealTo::Rename) {
+        settle_names(&vfs)?;
+    }
+    let replayed = replay_for_owner(&*journal, &format)?;
+    let (index, lost) = open_index(&*options.index)?;
+    let writer =
+        LogWriter { journal: Arc::clone(&journal), lock: Arc::clone(&lock), store: format.store };
+    let mut lanes: Vec<Lane> = (0..DATA_LANES).map(|_| Lane::new(PackKind::Data)).collect();
+    lanes.push(Lane::new(PackKind::Nodes));
+    let inner = Arc::new(Inner {
+        vfs,
+        objects,
+        journal,
+        index,
+        cipher: options.cipher,
+        store: format.store,
+        mode: OpenMode::ReadWrite,
+        lock: Some(lock),
+        log: Log::new(replayed, Some(writer)),
+        receipts: Mutex::new(Receipts::default()),
+        leases: Arc::new(Leases::default()),
+        in_flight: InFlight::default(),
+        lanes,
+        damage: Mutex::default(),
+        names: PackNames::new(options.seed),
+        gate: RwLock::new(()),
+        node_order: Mutex::new(()),
+        refreshing: Mutex::new(()),
+        gc_generation: 0,
+    });
+    let store = Store::start(Arc::clone(&inner), format.created, options.group_commit)?;
+    let [a, b, c, d, ..] = options.seed;
+    prepare(&inner, lost, u32::from_le_bytes([a, b, c, d]).into(), options.now)?;
+    Ok(store)
+}
+
+/// Brings index, receipts and LOG to one state.
+fn prepare(inner: &Inner, lost: Option<String>, seed: u64, now: Timestamp) -> Result<()> {
+    inner.load_receipts()?;
+    let log_end = inner.log.with_state(|state| state.sequence);
+    let mark = inner.index.log_mark()?.sequence;
+    if mark > log_end && inner.index.format()? == Some(inner.index_format()) {
+        return Err(Error::Corrupt {
+            what: "the LOG",
+            path: "log".to_owned(),
+            at: 0,
+            reason: "entries that were durable are gone from its end",
+        });
+    }
+    let reason = match lost {
+        Some(reason) => Some(reason),
+        None => inner.why_rebuild(seed)?.map(str::to_owned),
+    };
+    match reason {
+        Some(reason) => {
+            let news = !inner.index.is_volatile() && !inner.sealed_packs()?.is_empty();
+            if news {
+                inner.log.append(Entry::IndexLost { reason }, now)?;
+            }
+            let report = inner.rebuild()?;
+            if news {
+                inner.log.append(Entry::IndexRebuilt { objects: report.objects }, now)?;
+            }
+        }
+        None => inner.catch_up()?,
+    }
+    inner.log_receipts(now)?;
+    inner.log.mark_in(Arc::clone(&inner.index))?;
+    for damage in locked(&inner.damage).iter() {
+        let text = format!("damage: {} at byte {}: {}", damage.path, damage.at, damage.reason);
+        inner.log.append(Entry::Audit { machine: None, text }, now)?;
+    }
+    Ok(())
+}
+
+/// Replays the LOG; what may not be durable yet is made so before anything builds on it.
+fn replay_for_owner(journal: &dyn Journal, format: &StoreFormat) -> Result<Replayed> {
+    let mut replayed = replay(journal, format.store)?;
+    if let Some(damage) = replayed.damage.take() {
+        return Err(damage);
+    }
+    if let Some(name) = &replayed.last_name {
+        journal.sync(name)?;
+    }
+    Ok(replayed)
+}
+
+/// Makes names durable that a killed process may have left unsynced, and clears `tmp/`.
+fn settle_names(vfs: &Arc<dyn Vfs>) -> Result<()> {
+    let sync = |dir: &str| vfs.sync_dir(dir).map_err(|error| Error::io("sync", dir, error));
+    for dir in DIRS {
+        make_dirs(&**vfs, dir)?;
+        sync(dir)?;
+    }
+    for name in vfs.list("packs").map_err(|error| Error::io("list", "packs", error))? {
+        if name.len() == 2 {
+            sync(&format!("packs/{name}"))?;
+        }
+    }
+    LocalObjects::new(Arc::clone(vfs)).clear_aside()
+}
+
+/// Opens a store for reading, beside its owner or on media that cannot be written.
+pub(crate) fn open_reader(vfs: Arc<dyn Vfs>, options: OpenOptions) -> Result<Store> {
+    let format = read_format(&*vfs, OpenMode::ReadOnly)?;
+    let (objects, journal, _) = storage(&vfs, options.objects);
+    let mut replayed = replay(&*journal, format.store)?;
+    let damage = replayed.damage.take();
+    let index_format = crate::IndexFormat {
+        version: crate::index::INDEX_VERSION,
+        store: format.store,
+        gc_generation: 0,
+    };
+    let index = Arc::new(open_index_for_reading(&*options.index, index_format));
+    let inner = Arc::new(Inner {
+        vfs,
+        objects,
+        journal,
+        index,
+        cipher: options.cipher,
+        store: format.store,
+        mode: OpenMode::ReadOnly,
+        lock: None,
+        log: Log::new(replayed, None),
+        receipts: Mutex::new(Receipts::default()),
+        leases: Arc::new(Leases::default()),
+        in_flight: InFlight::default(),
+        lanes: Vec::new(),
+        damage: Mutex::default(),
+        names: PackNames::new(options.seed),
+        gate: RwLock::new(()),
+        node_order: Mutex::new(()),
+        refreshing: Mutex::new(()),
+        gc_generation: 0,
+    });
+    if let Some(damage) = damage {
+        // Restoring must still be possible: the LOG counts up to the damage.
+        inner.report_error(&damage);
+    }
+    inner.refresh()?;
+    Store::start(inner, format.created, options.group_commit)
+}

@@ -1,0 +1,167 @@
+//! Taking objects: proving ids, finding what is there, appending the rest.
+
+use std::sync::Arc;
+
+use umbra_common::Reference;
+use umbra_common::wire::Object;
+
+use crate::bytes::wide;
+use crate::cipher::CipherContext;
+use crate::error::{Error, Result};
+use crate::ids::DomainId;
+use crate::index::Key;
+use crate::object::{check_references, prove};
+use crate::pack::{Entry, RecordDraft, RecordHeader};
+use crate::session::{Put, SessionState, Settled};
+use crate::store::in_flight::{Joined, Waiter};
+use crate::store::inner::{DATA_LANES, Inner, locked};
+use crate::store::lane::{Lane, Pending};
+
+/// Bytes that a session appends to one lane before it takes the next: neighbours on the disk
+/// stay neighbours in the pack, and all lanes sync.
+const STRETCH_BYTES: u64 = 4 << 20;
+
+/// A node's references, as far as they resolve.
+enum Resolved {
+    /// Each is alive or on its way; these are on their way.
+    Awaiting(Vec<Reference>),
+    /// These are not there.
+    Missing(Vec<Reference>),
+}
+
+impl Inner {
+    /// Takes an object of a session.
+    pub(crate) fn put(
+        &self,
+        session: &Arc<SessionState>,
+        number: u64,
+        object: &Object,
+    ) -> Result<Put> {
+        self.writable()?;
+        prove(object)?;
+        let waiter = Waiter { session: Arc::clone(session), number };
+        if !object.reference.kind.is_node() {
+            return self.put_chunk(waiter, object);
+        }
+        check_references(object.reference, &object.refs)?;
+        // Children are appended before their parents are looked at: the node lane then holds
+        // them in that order.
+        let _order = locked(&self.node_order);
+        self.put_node(waiter, object)
+    }
+
+    fn put_chunk(&self, waiter: Waiter, object: &Object) -> Result<Put> {
+        let session = Arc::clone(&waiter.session);
+        if self.joins(&waiter, object)? {
+            return Ok(Put::Accepted);
+        }
+        let stretch = session.bytes_stored() / STRETCH_BYTES;
+        let lane = session.id().wrapping_add(stretch) % wide(DATA_LANES);
+        let lane = self.lanes.get(crate::bytes::narrow(lane)).ok_or(Error::ReadOnly)?;
+        self.append(lane, &waiter, object, Vec::new())
+    }
+
+    fn put_node(&self, waiter: Waiter, object: &Object) -> Result<Put> {
+        let domain = waiter.session.info().domain;
+        let key = Key { domain, id: object.reference.id };
+        let awaited = if self.is_durable(&key, object.reference)? {
+            Vec::new()
+        } else {
+            match self.resolve(domain, &object.refs)? {
+                Resolved::Missing(missing) => return Ok(Put::Missing(missing)),
+                Resolved::Awaiting(awaited) => awaited,
+            }
+        };
+        if self.joins(&waiter, object)? {
+            return Ok(Put::Accepted);
+        }
+        self.append(self.node_lane()?, &waiter, object, awaited)
+    }
+
+    fn is_durable(&self, key: &Key, reference: Reference) -> Result<bool> {
+        Ok(Self::is_alive(self.index.find(key)?.as_ref(), reference.kind))
+    }
+
+    /// Joins those who wait for the object, or tells the session that it is durable; false where
+    /// the caller must write it.
+    fn joins(&self, waiter: &Waiter, object: &Object) -> Result<bool> {
+        let session = &waiter.session;
+        let key = Key { domain: session.info().domain, id: object.reference.id };
+        let joined =
+            self.in_flight.join(key, waiter.clone(), || self.is_durable(&key, object.reference))?;
+        match joined {
+            Joined::First => return Ok(false),
+            Joined::Waiting => session.count_known(),
+            Joined::Durable => {
+                session.count_known();
+                let numbers = vec![waiter.number..=waiter.number];
+                session.tell(Settled::Durable { numbers });
+            }
+        }
+        Ok(true)
+    }
+
+    /// Looks for what a node refers to: first on its way, then in the index, as objects go from
+    /// the one to the other.
+    fn resolve(&self, domain: DomainId, refs: &[Reference]) -> Result<Resolved> {
+        let keys: Vec<Key> = refs.iter().map(|child| Key { domain, id: child.id }).collect();
+        let coming = self.in_flight.among(&keys);
+        let found = self.index.find_many(&keys)?;
+        let (mut awaited, mut missing) = (Vec::new(), Vec::new());
+        for ((child, coming), found) in refs.iter().zip(coming).zip(found) {
+            if Self::is_alive(found.as_ref(), child.kind) {
+                continue;
+            }
+            if coming {
+                awaited.push(*child);
+            } else {
+                missing.push(*child);
+            }
+        }
+        Ok(if missing.is_empty() {
+            Resolved::Awaiting(awaited)
+        } else {
+            Resolved::Missing(missing)
+        })
+    }
+
+    fn append(
+        &self,
+        lane: &Lane,
+        waiter: &Waiter,
+        object: &Object,
+        awaited: Vec<Reference>,
+    ) -> Result<Put> {
+        let domain = waiter.session.info().domain;
+        let (header, record) = self.encode(domain, object);
+        let pending = |offset| Pending {
+            key: header.key(),
+            entry: Entry::new(offset, &header, object.refs.clone()),
+            awaited,
+        };
+        let appended = lane.append(&record, pending, |kind| self.new_pack(kind));
+        if let Err(error) = appended {
+            let error = Arc::new(error);
+            // The caller gets the error from us; others who joined meanwhile are told.
+            self.in_flight.fail_others(header.key(), waiter, &error);
+            return Err(Error::Shared(error));
+        }
+        waiter.session.count_stored(wide(record.len()));
+        Ok(Put::Accepted)
+    }
+
+    fn encode(&self, domain: DomainId, object: &Object) -> (RecordHeader, Vec<u8>) {
+        let key_epoch = 0;
+        let context = CipherContext { domain, key_epoch, id: object.reference.id };
+        let sealed = self.cipher.as_ref().map(|cipher| cipher.seal(&context, object.body.clone()));
+        let draft = RecordDraft {
+            store: self.store,
+            domain,
+            cipher: self.cipher.as_ref().map_or(0, |cipher| cipher.number()),
+            key_epoch,
+            object,
+            stored_body: sealed.as_deref().unwrap_or(&object.body),
+        };
+        draft.encode()
+    }
+}

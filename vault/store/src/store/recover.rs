@@ -1,0 +1,214 @@
+//! Bringing the index up to the packs: at each opening what it lacks, or all of it anew.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::bytes::wide;
+use crate::error::Result;
+use crate::ids::PackId;
+use crate::index::{Batch, INDEX_VERSION, IndexFormat, Key, PackRow, PackState};
+use crate::pack::open_name;
+use crate::store::RebuildReport;
+use crate::store::adopt::Trust;
+use crate::store::inner::{Inner, locked};
+use crate::store::lane::Lane;
+
+/// Packs whose footers are compared with their rows at each opening.
+const COMPARED_PACKS: usize = 16;
+
+impl Inner {
+    /// What the index of this store must say about itself.
+    pub(crate) fn index_format(&self) -> IndexFormat {
+        let (store, gc_generation) = (self.store, self.gc_generation);
+        IndexFormat { version: INDEX_VERSION, store, gc_generation }
+    }
+
+    /// Says why the index cannot be relied on, where it cannot.
+    ///
+    /// # Errors
+    /// What the storage or the index says.
+    pub(crate) fn why_rebuild(&self, seed: u64) -> Result<Option<&'static str>> {
+        match self.index.format()? {
+            None => return Ok(Some("it was missing")),
+            Some(format) if format != self.index_format() => {
+                return Ok(Some("it was that of another store, version or GC generation"));
+            }
+            Some(_) => {}
+        }
+        let sealed: BTreeSet<PackId> = self.sealed_packs()?.into_iter().collect();
+        let open: BTreeSet<PackId> = self.open_packs()?.into_iter().collect();
+        let rows = self.index.packs()?;
+        let mut lost = false;
+        for (pack, row) in &rows {
+            if !sealed.contains(pack) && !open.contains(pack) && row.records > 0 {
+                lost = true;
+                let name = crate::pack::sealed_name(*pack);
+                self.report(&name, 0, "the pack is gone, with objects that were acknowledged");
+            }
+        }
+        if lost {
+            return Ok(Some("it named packs that are gone"));
+        }
+        let synced: BTreeMap<PackId, PackRow> = rows.iter().copied().collect();
+        for pack in &open {
+            let synced = synced.get(pack).map_or(0, |row| row.watermark);
+            if !sealed.contains(pack) && self.open_pack_is_damaged(*pack, synced)? {
+                return Ok(Some("an open pack was damaged"));
+            }
+        }
+        self.compare_some(&rows, seed)
+    }
+
+    /// Compares some sealed packs' tables of contents with their rows.
+    fn compare_some(&self, rows: &[(PackId, PackRow)], seed: u64) -> Result<Option<&'static str>> {
+        let mut sealed: Vec<&(PackId, PackRow)> =
+            rows.iter().filter(|(_, row)| row.state == PackState::Sealed).collect();
+        let turn = crate::bytes::narrow(seed.checked_rem(wide(sealed.len())).unwrap_or(0));
+        sealed.rotate_left(turn);
+        for (pack, row) in sealed.into_iter().take(COMPARED_PACKS) {
+            if self.sealed_row_is_wrong(*pack, *row)? {
+                return Ok(Some("its rows were not those of the packs"));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Tells whether the row of a sealed pack, or a row of an object in it, is not what the
+    /// pack's table says.
+    fn sealed_row_is_wrong(&self, pack: PackId, row: PackRow) -> Result<bool> {
+        let contents = self.contents(pack)?;
+        if wide(contents.entries.len()) != u64::from(row.records) {
+            return Ok(true);
+        }
+        let keys: Vec<Key> = contents.entries.iter().map(|entry| entry.row(pack).0).collect();
+        Ok(self.index.find_many(&keys)?.iter().any(Option::is_none))
+    }
+
+    /// Brings a sound index up to the packs: what is unknown, unsealed or behind.
+    ///
+    /// # Errors
+    /// What the storage or the index says.
+    pub(crate) fn catch_up(&self) -> Result<()> {
+        let rows: BTreeMap<PackId, PackRow> = self.index.packs()?.into_iter().collect();
+        for pack in self.sealed_packs()? {
+            if rows.get(&pack).is_none_or(|row| row.state != PackState::Sealed) {
+                self.take_sealed(pack)?;
+            }
+        }
+        for pack in self.in_order(self.open_packs()?)? {
+            let synced = rows.get(&pack).map_or(0, |row| row.watermark);
+            self.adopt(pack, synced, Trust::Rows)?;
+        }
+        Ok(())
+    }
+
+    /// The same for a store that is only read: nothing is changed but the index in memory.
+    ///
+    /// # Errors
+    /// What the storage or the index says.
+    pub(crate) fn refresh(&self) -> Result<()> {
+        let _one = locked(&self.refreshing);
+        let rows: BTreeMap<PackId, PackRow> = self.index.packs()?.into_iter().collect();
+        // Open ones first: a pack that is sealed in between is then seen as sealed.
+        let open = self.open_packs()?;
+        for pack in self.sealed_packs()? {
+            if rows.get(&pack).is_none_or(|row| row.state != PackState::Sealed) {
+                self.take_sealed(pack)?;
+            }
+        }
+        for pack in open {
+            let from = rows.get(&pack).map_or(0, |row| row.watermark);
+            match self.journal.len(&open_name(pack)) {
+                Ok(Some(len)) if len > from => {}
+                _ => continue,
+            }
+            match self.take_open(pack, from) {
+                Err(error) if error.is_not_found() => {
+                    self.take_sealed(pack)?;
+                }
+                other => other?,
+            }
+        }
+        self.load_receipts()
+    }
+
+    /// Makes the index anew from the packs. Nobody may put or commit meanwhile.
+    ///
+    /// # Errors
+    /// What the storage or the index says.
+    pub(crate) fn rebuild(&self) -> Result<RebuildReport> {
+        self.lanes.iter().for_each(Lane::seal_all);
+        // How far each pack was synced, where the old index can still tell.
+        let old: BTreeMap<PackId, PackRow> =
+            self.index.packs().unwrap_or_default().into_iter().collect();
+        self.index.wipe(self.index_format())?;
+        let mut node_packs = BTreeSet::new();
+        let mut packs = 0u64;
+        for pack in self.sealed_packs()? {
+            packs = packs.saturating_add(1);
+            if self.take_sealed(pack)? {
+                node_packs.insert(pack);
+            }
+        }
+        let before: BTreeSet<PackId> = self.sealed_packs()?.into_iter().collect();
+        for pack in self.in_order(self.open_packs()?)? {
+            let synced = old.get(&pack).map_or(0, |row| row.watermark);
+            self.adopt(pack, synced, Trust::Watermark)?;
+        }
+        self.lanes.iter().for_each(Lane::seal_all);
+        for pack in self.sealed_packs()?.into_iter().filter(|pack| !before.contains(pack)) {
+            packs = packs.saturating_add(1);
+            if self.take_sealed(pack)? {
+                node_packs.insert(pack);
+            }
+        }
+        let incomplete = self.find_incomplete(&node_packs)?;
+        let mut objects = 0u64;
+        self.index.for_each(&mut |_, _| {
+            objects = objects.saturating_add(1);
+            Ok(())
+        })?;
+        self.index.sync()?;
+        Ok(RebuildReport { packs, objects, incomplete })
+    }
+
+    /// Marks every node that misses a descendant, and returns how many there are: what is alive
+    /// must have all its descendants, or a later backup would leave an upload out.
+    fn find_incomplete(&self, node_packs: &BTreeSet<PackId>) -> Result<u64> {
+        loop {
+            let (mut changed, mut incomplete) = (false, 0u64);
+            for pack in node_packs {
+                let mut batch = Batch::default();
+                for entry in self.contents(*pack)?.entries {
+                    let (key, place) = entry.row(*pack);
+                    let Some(mut row) = self.index.find(&key)? else { continue };
+                    if row.pack != place.pack || row.offset != place.offset {
+                        continue;
+                    }
+                    let keys: Vec<Key> = entry
+                        .refs
+                        .iter()
+                        .map(|child| Key { domain: entry.domain, id: child.id })
+                        .collect();
+                    let children = self.index.find_many(&keys)?;
+                    let whole = entry
+                        .refs
+                        .iter()
+                        .zip(&children)
+                        .all(|(child, found)| Self::is_alive(found.as_ref(), child.kind));
+                    incomplete = incomplete.saturating_add(u64::from(!whole));
+                    if row.incomplete == whole {
+                        row.incomplete = !whole;
+                        batch.put.push((key, row));
+                    }
+                }
+                if !batch.put.is_empty() {
+                    changed = true;
+                    self.index.apply(&batch)?;
+                }
+            }
+            if !changed {
+                return Ok(incomplete);
+            }
+        }
+    }
+}
