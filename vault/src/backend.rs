@@ -1,0 +1,225 @@
+//! Answers agents from the store.
+
+mod backup;
+mod rights;
+
+use crate::clock::now;
+use crate::enrol;
+use crate::error::refusal;
+use backup::{Attached, Held, Registry};
+use rights::{Rights, Sees};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use umbra_common::snapshot::is_name;
+use umbra_common::wire::{
+    BaseState, Begin, Begun, Enroll, Enrolled, Fingerprint, List, ListEntry, Object, Refusal,
+    RefusalCode,
+};
+use umbra_common::{Kind, ObjectId, Reference};
+use umbra_net::server::{Backend, Backup, OnSettled, Peer, Visitor};
+use umbra_store::{Base, DomainId, MachineId, Receipt, Store, Timestamp};
+
+/// How long the vault waits for an agent that lost its connection: the life of a lease.
+const PARKED_NANOS: i64 = 24 * 3600 * 1_000_000_000;
+
+/// The dedup domain of all machines, so far.
+pub(crate) const DOMAIN: DomainId = DomainId(0);
+
+/// The store behind the wire.
+pub struct StoreBackend {
+    store: Arc<Store>,
+    /// Keys that the owner of the store let in, and how often.
+    grants: Mutex<HashMap<Fingerprint, usize>>,
+    /// Backups that are under way or wait for their agent.
+    held: Registry,
+}
+
+impl StoreBackend {
+    /// Makes the backend of an open store.
+    pub fn new(store: Arc<Store>) -> Self {
+        Self { store, grants: Mutex::default(), held: Registry::default() }
+    }
+
+    /// Lets a key in as the store's owner until [`revoke`](Self::revoke) is called as often.
+    pub fn grant(&self, key: Fingerprint) {
+        let mut grants = guard(&self.grants);
+        let count = grants.entry(key).or_default();
+        *count = count.saturating_add(1);
+    }
+
+    /// Takes a grant back. Connections that stand go on.
+    pub fn revoke(&self, key: &Fingerprint) {
+        let mut grants = guard(&self.grants);
+        if let Some(count) = grants.get_mut(key) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                grants.remove(key);
+            }
+        }
+    }
+
+    /// Lets go of every backup, so that the store can be closed.
+    pub fn release(&self) {
+        guard(&self.held).clear();
+    }
+
+    fn rights(&self, visitor: &Visitor) -> Result<Rights, Refusal> {
+        rights::of(&self.store, visitor)
+    }
+
+    /// Finds the backup of this nonce, or begins it.
+    fn hold(
+        &self,
+        rights: &Rights,
+        visitor: &Visitor,
+        begin: &Begin,
+    ) -> Result<Arc<Held>, Refusal> {
+        let time = now();
+        let key = (rights.machine, begin.nonce);
+        let parked = {
+            let mut held = guard(&self.held);
+            held.retain(|_, held| {
+                !held.is_older_than(Timestamp(time.0.saturating_sub(PARKED_NANOS)))
+            });
+            held.get(&key).cloned()
+        };
+        if let Some(parked) = parked.filter(|parked| parked.is_for(begin)) {
+            // What the lost connection brought is settled, so that it is not sent twice.
+            self.store.flush().map_err(|error| refusal(&error))?;
+            return Ok(parked);
+        }
+        let held = Held::begin(&self.store, rights.machine, &visitor.machine, begin)
+            .map_err(|error| refusal(&error))?;
+        guard(&self.held).insert(key, Arc::clone(&held));
+        Ok(held)
+    }
+
+    fn latest(&self, machine: MachineId, disk: &str) -> Option<ObjectId> {
+        let receipts = self.store.receipts();
+        let mine = |receipt: &&Arc<Receipt>| receipt.machine == machine && receipt.disk == disk;
+        receipts.iter().rev().find(mine).map(|receipt| receipt.snapshot)
+    }
+
+    fn manifest(&self, snapshot: ObjectId) -> Result<Object, umbra_store::Error> {
+        self.store.get(DOMAIN, &Reference { kind: Kind::Manifest, id: snapshot })
+    }
+}
+
+impl Backend for StoreBackend {
+    fn identify(&self, key: &Fingerprint) -> Peer {
+        if guard(&self.grants).contains_key(key) {
+            return Peer::Owner;
+        }
+        let name = self
+            .store
+            .log()
+            .with_state(|state| state.machine_by_key(*key).map(|machine| machine.name.clone()));
+        name.map_or(Peer::Unknown, Peer::Machine)
+    }
+
+    fn enroll(&self, key: &Fingerprint, enroll: &Enroll) -> Result<Enrolled, Refusal> {
+        enrol::enroll(&self.store, *key, enroll)
+    }
+
+    fn begin(
+        &self,
+        visitor: &Visitor,
+        begin: &Begin,
+        settled: OnSettled,
+    ) -> Result<(Arc<dyn Backup>, Begun), Refusal> {
+        let rights = self.rights(visitor)?;
+        if !rights.backs_up {
+            return Err(rights::refused("this key may not back anything up"));
+        }
+        if !is_name(&begin.disk) || !is_name(&visitor.machine) {
+            return Err(Refusal {
+                code: RefusalCode::Usage,
+                text: "names of machines and disks are 1 to 64 letters, digits, dots, dashes and \
+                       underscores"
+                    .to_owned(),
+            });
+        }
+        let held = self.hold(&rights, visitor, begin)?;
+        let base = match held.base() {
+            Base::None => BaseState::None,
+            Base::Pinned => BaseState::Pinned,
+            Base::Gone => BaseState::Gone,
+        };
+        let begun = Begun { base, latest: self.latest(rights.machine, &begin.disk) };
+        let store = Arc::clone(&self.store);
+        let registry = Arc::clone(&self.held);
+        Ok((Arc::new(Attached::attach(store, registry, held, settled)), begun))
+    }
+
+    fn list(
+        &self,
+        visitor: &Visitor,
+        list: &List,
+        each: &mut dyn FnMut(ListEntry) -> bool,
+    ) -> Result<(), Refusal> {
+        let rights = self.rights(visitor)?;
+        let asked = |wish: &Option<String>, name: &str| wish.as_deref().is_none_or(|w| w == name);
+        for receipt in self.store.receipts() {
+            if !rights.sees(&receipt)
+                || !asked(&list.machine, &receipt.machine_name)
+                || !asked(&list.disk, &receipt.disk)
+            {
+                continue;
+            }
+            let bytes = receipt.to_bytes().map_err(|error| Refusal {
+                code: RefusalCode::Failed,
+                text: format!("receipt {} cannot be encoded: {error}", receipt.sequence),
+            })?;
+            // A damaged manifest must not hide the other snapshots; opening it tells.
+            let manifest = list.manifests.then(|| self.manifest(receipt.snapshot).ok()).flatten();
+            if !each(ListEntry { receipt: bytes, manifest }) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn open(&self, visitor: &Visitor, snapshot: &ObjectId) -> Result<Object, Refusal> {
+        let rights = self.rights(visitor)?;
+        match self.store.receipt_of(snapshot) {
+            Some(receipt) if rights.sees(&receipt) => {
+                self.manifest(*snapshot).map_err(|error| refusal(&error))
+            }
+            // One answer for both: nothing is told about what others have.
+            _ => Err(Refusal {
+                code: RefusalCode::NotFound,
+                text: format!("the vault has no snapshot {snapshot} for this machine"),
+            }),
+        }
+    }
+
+    fn references(&self, node: &Reference) -> Result<Vec<Reference>, Refusal> {
+        let object = self.store.get(DOMAIN, node).map_err(|error| refusal(&error))?;
+        Ok(object.refs)
+    }
+
+    fn read(
+        &self,
+        references: &[Reference],
+        each: &mut dyn FnMut(usize, Result<Object, Refusal>) -> bool,
+    ) {
+        self.store.get_many(DOMAIN, references, &mut |position, result| {
+            each(position, result.map_err(|error| refusal(&error)))
+        });
+    }
+}
+
+/// Locks; a panic elsewhere leaves nothing half done behind these locks.
+fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Rights {
+    fn sees(&self, receipt: &Receipt) -> bool {
+        match self.sees {
+            Sees::Everything => true,
+            Sees::Own => receipt.machine == self.machine,
+            Sees::Nothing => false,
+        }
+    }
+}

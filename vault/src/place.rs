@@ -1,0 +1,148 @@
+//! Where a store lies: its directory, its keys, its socket.
+
+use crate::clock::{now, random};
+use crate::error::{Result, VaultError};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use umbra_net::Identity;
+use umbra_store::{
+    Error as StoreError, InitOptions, OpenMode, OpenOptions, RealVfs, Store, StoreId, Vfs,
+};
+
+/// How a store is opened.
+pub type Mode = OpenMode;
+
+/// The directory of a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    dir: PathBuf,
+}
+
+/// An open store with its directory.
+pub struct OpenStore {
+    /// The store.
+    pub store: Arc<Store>,
+    /// Where it lies.
+    pub place: Place,
+}
+
+impl Place {
+    /// Names a directory; it need not exist.
+    pub fn new(dir: &Path) -> Self {
+        Self { dir: std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned()) }
+    }
+
+    /// Returns the directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Makes a store with a key of its own.
+    ///
+    /// # Errors
+    /// [`VaultError::Store`] where the directory is not empty or cannot hold a store,
+    /// [`VaultError::Io`].
+    pub fn init(&self) -> Result<(StoreId, Identity)> {
+        let vfs: Arc<dyn Vfs> = Arc::new(RealVfs::new(&self.dir));
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o750)
+            .create(&self.dir)
+            .map_err(|source| self.io("cannot make the directory", source))?;
+        let store = StoreId(random()?);
+        Store::init(&vfs, &InitOptions { store, now: now() }).map_err(|e| self.store_error(e))?;
+        let identity = self.identity()?;
+        Ok((store, identity))
+    }
+
+    /// Reads the vault's key, or makes it where there is none.
+    ///
+    /// # Errors
+    /// [`VaultError::Net`] where the file is no key, [`VaultError::Io`].
+    pub fn identity(&self) -> Result<Identity> {
+        let keys = self.dir.join("keys");
+        let path = keys.join("vault.key");
+        if path.exists() {
+            return Ok(Identity::read(&path)?);
+        }
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&keys);
+        made.map_err(|source| self.io("cannot make the directory keys", source))?;
+        let identity = Identity::generate()?;
+        // Written aside and linked, so that a crash leaves a whole key or none.
+        let aside = keys.join(format!("vault.key.{}", std::process::id()));
+        let _ = std::fs::remove_file(&aside);
+        identity.write_new(&aside)?;
+        let linked = std::fs::hard_link(&aside, &path);
+        let _ = std::fs::remove_file(&aside);
+        match linked {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                return Ok(Identity::read(&path)?);
+            }
+            Err(source) => return Err(self.io("cannot write keys/vault.key", source)),
+        }
+        std::fs::File::open(&keys)
+            .and_then(|dir| dir.sync_all())
+            .map_err(|source| self.io("cannot sync the directory keys", source))?;
+        Ok(identity)
+    }
+
+    /// Opens the store.
+    ///
+    /// # Errors
+    /// [`VaultError::Store`].
+    pub fn open(&self, mode: Mode) -> Result<OpenStore> {
+        let index = self.index();
+        let options = match mode {
+            OpenMode::ReadWrite => OpenOptions::owner(index, random()?, std::process::id(), now()),
+            OpenMode::ReadOnly => OpenOptions::reader(index, now()),
+        };
+        let vfs: Arc<dyn Vfs> = Arc::new(RealVfs::new(&self.dir));
+        let store = Store::open(vfs, options).map_err(|error| self.store_error(error))?;
+        Ok(OpenStore { store: Arc::new(store), place: self.clone() })
+    }
+
+    /// Reads the store's id from its `FORMAT` file (docs/formats/store.md), without opening it.
+    /// `None` where there is no such file or it is none of ours; opening tells why.
+    pub fn store_id(&self) -> Option<StoreId> {
+        let text = std::fs::read_to_string(self.dir.join("FORMAT")).ok()?;
+        let digits = text.lines().nth(1)?.strip_prefix("id ")?.as_bytes();
+        let mut id = [0; 16];
+        for (byte, pair) in id.iter_mut().zip(digits.chunks_exact(2)) {
+            *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+        }
+        (digits.len() == 32).then_some(StoreId(id))
+    }
+
+    /// Tells one directory from another, whatever their names: device and inode of `FORMAT`.
+    pub fn signature(&self) -> Option<(u64, u64)> {
+        let metadata = std::fs::metadata(self.dir.join("FORMAT")).ok()?;
+        Some((metadata.dev(), metadata.ino()))
+    }
+
+    /// Puts the directory into a store's error.
+    pub fn store_error(&self, source: StoreError) -> VaultError {
+        VaultError::Store { dir: self.dir.clone(), source }
+    }
+
+    fn io(&self, what: &str, source: std::io::Error) -> VaultError {
+        VaultError::Io { what: format!("{}: {what}", self.dir.display()), source }
+    }
+
+    fn index(&self) -> Box<dyn umbra_store::IndexOpener> {
+        Box::new(umbra_store::MemoryIndexOpener)
+    }
+}
+
+impl OpenStore {
+    /// Settles everything and gives the lock back.
+    ///
+    /// # Errors
+    /// [`VaultError::Store`]; [`VaultError::Internal`] where somebody still uses the store.
+    pub fn close(self) -> Result<()> {
+        let store = Arc::try_unwrap(self.store)
+            .map_err(|_| VaultError::Internal("the store is still in use at the end"))?;
+        store.close().map_err(|error| self.place.store_error(error))
+    }
+}
