@@ -1,0 +1,7 @@
+//! The vault with its real store: over the wire, and as a program.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod inside;
+mod program;
+mod tree;
