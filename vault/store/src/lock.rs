@@ -21,6 +21,8 @@ struct Owner {
     pid: u32,
     epoch: u64,
     since: Timestamp,
+    /// It ended in order: everything that it wrote is durable.
+    ended: bool,
 }
 
 impl Owner {
@@ -28,7 +30,7 @@ impl Owner {
         let mut bytes = Vec::with_capacity(64);
         bytes.extend_from_slice(&LOCK_MAGIC);
         bytes.extend_from_slice(&1u16.to_le_bytes());
-        bytes.extend_from_slice(&0u16.to_le_bytes());
+        bytes.extend_from_slice(&u16::from(self.ended).to_le_bytes());
         bytes.extend_from_slice(&self.pid.to_le_bytes());
         bytes.extend_from_slice(&self.epoch.to_le_bytes());
         bytes.extend_from_slice(&self.since.0.to_le_bytes());
@@ -40,19 +42,20 @@ impl Owner {
     fn decode(bytes: &[u8]) -> Option<Self> {
         let mut fields = Cursor::new(bytes);
         let (magic, _version) = (fields.array::<8>()?, fields.u16()?);
-        let (_reserved, pid) = (fields.u16()?, fields.u32()?);
+        let (ended, pid) = (fields.u16()? == 1, fields.u32()?);
         let (epoch, since) = (fields.u64()?, Timestamp(fields.i64()?));
         let check: [u8; 32] = fields.array()?;
         let sound = magic == LOCK_MAGIC && *blake3::hash(bytes.get(..32)?).as_bytes() == check;
-        sound.then_some(Self { pid, epoch, since })
+        sound.then_some(Self { pid, epoch, since, ended })
     }
 }
 
 /// The lock, held until it is dropped.
 pub(crate) struct Lock {
     vfs: Arc<dyn Vfs>,
-    _held: Arc<dyn VfsFile>,
-    epoch: u64,
+    held: Arc<dyn VfsFile>,
+    ours: Owner,
+    after_orderly_end: bool,
 }
 
 impl Lock {
@@ -82,15 +85,33 @@ impl Lock {
         }
         let last = min_epoch()?.max(owner.map_or(0, |owner| owner.epoch));
         let epoch = last.saturating_add(1);
-        write_all(&*file, LOCK_NAME, &Owner { pid, epoch, since: now }.encode(), 0)?;
+        let ours = Owner { pid, epoch, since: now, ended: false };
+        write_all(&*file, LOCK_NAME, &ours.encode(), 0)?;
         file.sync_data().map_err(fail("sync"))?;
         vfs.sync_dir("").map_err(fail("sync the directory of"))?;
-        Ok(Self { vfs: Arc::clone(vfs), _held: file, epoch })
+        let after_orderly_end = owner.is_some_and(|owner| owner.ended);
+        Ok(Self { vfs: Arc::clone(vfs), held: file, ours, after_orderly_end })
     }
 
     /// Returns our epoch.
     pub(crate) fn epoch(&self) -> u64 {
-        self.epoch
+        self.ours.epoch
+    }
+
+    /// Tells whether the owner before us ended in order.
+    pub(crate) fn after_orderly_end(&self) -> bool {
+        self.after_orderly_end
+    }
+
+    /// Notes that everything we wrote is durable, and that we write no more.
+    ///
+    /// # Errors
+    /// What the storage says; the next owner is then just more careful.
+    pub(crate) fn end_in_order(&self) -> Result<()> {
+        self.check()?;
+        let ended = Owner { ended: true, ..self.ours };
+        write_all(&*self.held, LOCK_NAME, &ended.encode(), 0)?;
+        self.held.sync_data().map_err(|error| Error::io("sync", LOCK_NAME, error))
     }
 
     /// Proves that the lock is still ours: on a shared file system a lock can be lost unseen.
@@ -98,14 +119,14 @@ impl Lock {
     /// # Errors
     /// [`Error::LockLost`]; what the storage says.
     pub(crate) fn check(&self) -> Result<()> {
-        let lost = |found| Error::LockLost { ours: self.epoch, found };
+        let lost = |found| Error::LockLost { ours: self.ours.epoch, found };
         let file = match self.vfs.open(LOCK_NAME, Access::Read) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(lost(0)),
             Err(error) => return Err(Error::io("open", LOCK_NAME, error)),
         };
         let found = read_owner(&*file).map_or(0, |owner| owner.epoch);
-        if found == self.epoch { Ok(()) } else { Err(lost(found)) }
+        if found == self.ours.epoch { Ok(()) } else { Err(lost(found)) }
     }
 }
 

@@ -41,6 +41,8 @@ struct Inner {
     end: ChainEnd,
     next_segment: u64,
     segment: Option<Box<dyn Segment>>,
+    /// A write failed, and what it left could not be made void yet.
+    failed: bool,
     /// Where the mark of what is durable is left.
     index: Option<Arc<dyn Index>>,
 }
@@ -49,8 +51,39 @@ impl Log {
     /// Continues what was replayed; without a writer it can only be read.
     pub(crate) fn new(replayed: Replayed, writer: Option<LogWriter>) -> Self {
         let Replayed { state, end, next_segment, .. } = replayed;
-        let inner = Inner { state, end, next_segment, segment: None, index: None };
+        let failed = false;
+        let inner = Inner { state, end, next_segment, segment: None, failed, index: None };
         Self { inner: Mutex::new(inner), writer }
+    }
+
+    /// Writes the newest segment's entries again, into a segment of this process, with the same
+    /// numbers and hashes.
+    ///
+    /// The process before did not end in order. Its last sync may have failed: then the entries
+    /// that we read are in the page cache and will never be on the disk, whatever a sync of ours
+    /// says. What is built on them must not hang on that.
+    ///
+    /// # Errors
+    /// As [`Log::append`].
+    pub(crate) fn write_again(
+        &self,
+        newest: Option<(ChainEnd, Vec<u8>)>,
+        now: Timestamp,
+    ) -> Result<()> {
+        let (Some(writer), Some((after, entries))) = (&self.writer, newest) else {
+            return Ok(());
+        };
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let mut inner = self.inner();
+        let end = std::mem::replace(&mut inner.end, after);
+        let written = inner.write_durably(writer, &entries, now);
+        inner.end = end;
+        if written.is_err() {
+            inner.segment = None;
+        }
+        written
     }
 
     /// Names the index that keeps the LOG's mark from now on, and leaves the mark there.
@@ -76,6 +109,11 @@ impl Log {
     /// [`Error::ReadOnly`], [`Error::LockLost`], and what the storage says.
     pub fn append(&self, entry: Entry, now: Timestamp) -> Result<()> {
         self.update(now, |_| Ok::<_, Error>((vec![entry], ())))
+    }
+
+    /// Tells whether everything is durable that a later process will read.
+    pub(crate) fn is_in_order(&self) -> bool {
+        !self.inner().failed
     }
 
     /// Reads the state through `read`; the LOG stands still meanwhile.
@@ -121,10 +159,11 @@ impl Inner {
             // What was written may or may not be on the disk. A new segment that continues the
             // entry before makes it void; if even that fails, the next append tries again.
             self.segment = None;
-            let _ = self.write_durably(writer, &[], now);
+            self.failed = self.write_durably(writer, &[], now).is_err();
             return Err(error);
         }
         self.end = end;
+        self.failed = false;
         for entry in entries {
             self.state.apply(now, entry);
         }

@@ -413,6 +413,12 @@ impl Store {
             // A lane that panicked has told its waiters already.
             let _ = thread.join();
         }
+        if let Some(lock) = &self.inner.lock
+            && self.inner.log.is_in_order()
+        {
+            // Without this note the next owner is just more careful.
+            let _ = lock.end_in_order();
+        }
     }
 }
 
@@ -421,3 +427,6 @@ impl Drop for Store {
         self.end();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,10 +3,12 @@
 
 mod cipher;
 mod conformance;
+mod index;
 mod objects;
 mod vfs;
 
 pub use cipher::ToyCipher;
 pub use conformance::index_conformance;
+pub use index::KeptIndex;
 pub use objects::MemoryObjects;
 pub use vfs::{Fault, SimVfs};

@@ -13,7 +13,7 @@ pub struct MemoryIndex {
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct State {
     format: Option<IndexFormat>,
     rows: BTreeMap<Key, Location>,
@@ -22,6 +22,11 @@ struct State {
 }
 
 impl MemoryIndex {
+    /// Returns a copy of it as it is now.
+    pub(crate) fn copied(&self) -> Self {
+        Self { state: Mutex::new(self.state().clone()) }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // A panic while the lock was held cannot leave a map half changed: see the callers.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

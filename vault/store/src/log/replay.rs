@@ -2,11 +2,14 @@
 
 use umbra_common::{ByteLen, ByteOffset, ByteRange};
 
+use crate::bytes::narrow;
 use crate::error::{Error, Result};
 use crate::ids::StoreId;
 use crate::journal::Journal;
 use crate::log::entry::{Entry, LogState};
-use crate::log::segment::{ChainEnd, LogRecord, SegmentEntries, SegmentHeader};
+use crate::log::segment::{
+    ChainEnd, LogRecord, SEGMENT_HEADER_BYTES, SegmentEntries, SegmentHeader,
+};
 
 /// What the LOG holds.
 #[derive(Debug, Default)]
@@ -18,8 +21,8 @@ pub(crate) struct Replayed {
     pub(crate) next_segment: u64,
     /// The newest lock epoch that a segment names.
     pub(crate) epoch: u64,
-    /// The newest segment's name, where there is one.
-    pub(crate) last_name: Option<String>,
+    /// The entries of the newest segment as they stand there, and what they follow.
+    pub(crate) newest: Option<(ChainEnd, Vec<u8>)>,
     /// The first damage; the state is that before it.
     pub(crate) damage: Option<Error>,
 }
@@ -67,7 +70,6 @@ pub(crate) fn replay(journal: &dyn Journal, store: StoreId) -> Result<Replayed> 
         let Ok(number) = name.parse::<u64>() else { continue };
         let path = segment_name(number);
         found.next_segment = found.next_segment.max(number.saturating_add(1));
-        found.last_name = Some(path.clone());
         if found.damage.is_some() {
             continue;
         }
@@ -76,6 +78,9 @@ pub(crate) fn replay(journal: &dyn Journal, store: StoreId) -> Result<Replayed> 
             Ok(header) => {
                 found.epoch = found.epoch.max(header.epoch);
                 found.damage = take_segment(&mut chain, &header, &bytes, &path, store);
+                let end = chain.stopped.as_ref().map_or(bytes.len(), |(_, at)| narrow(*at));
+                let entries = bytes.get(SEGMENT_HEADER_BYTES..end).unwrap_or_default();
+                found.newest = Some((header.after, entries.to_vec()));
             }
             Err(error @ Error::Unsupported { .. }) => found.damage = Some(error),
             // A segment that was never synced: void, unless a later one needs its entries, which

@@ -97,9 +97,9 @@ impl Inner {
             found.map(|mut found| found.pop().unwrap_or_default())
         };
         if let Some(contents) = self.footer(pack, &name, len, &read)? {
-            // Sealing was cut off before the rename; all records were synced before the footer.
-            self.journal.seal(&name, &sealed_name(pack))?;
-            return self.take_contents(&contents);
+            // Sealing was cut off before the rename. All records were synced before the footer
+            // was written; the footer itself may not be: the table goes beside it too.
+            return self.seal_as_it_is(&contents);
         }
         if len <= wide(PACK_HEADER_BYTES) && synced <= wide(PACK_HEADER_BYTES) {
             // Made, and nothing put into it.
@@ -120,7 +120,9 @@ impl Inner {
             sorted.stay.extend(refused.into_iter().map(|(entry, _)| entry));
             sorted.stay.sort_unstable_by_key(|entry| entry.offset);
         }
-        self.seal_as_it_is(pack, synced, sorted.stay)
+        let end = sorted.stay.last().map_or(0, Entry::end);
+        let covers = synced.max(end).max(wide(PACK_HEADER_BYTES));
+        self.seal_as_it_is(&Contents { store: self.store, pack, covers, entries: sorted.stay })
     }
 
     /// Decides for each sound record of an open pack.
@@ -183,10 +185,8 @@ impl Inner {
     }
 
     /// Makes the table beside a pack, and the pack an object.
-    fn seal_as_it_is(&self, pack: PackId, synced: u64, stay: Vec<Entry>) -> Result<()> {
-        let end = stay.last().map_or(0, Entry::end);
-        let covers = synced.max(end).max(wide(PACK_HEADER_BYTES));
-        let contents = Contents { store: self.store, pack, covers, entries: stay };
+    fn seal_as_it_is(&self, contents: &Contents) -> Result<()> {
+        let pack = contents.pack;
         let beside = contents_name(pack);
         if self.objects.head(&beside)?.is_some() {
             // From an opening that was cut off here; nobody reads it before the pack is sealed.
@@ -194,7 +194,7 @@ impl Inner {
         }
         self.objects.put_new(&beside, &contents.encode())?;
         self.journal.seal(&open_name(pack), &sealed_name(pack))?;
-        self.take_contents(&contents)
+        self.take_contents(contents)
     }
 
     fn leave_open(

@@ -38,11 +38,12 @@ pub(crate) fn init(vfs: &Arc<dyn Vfs>, options: &InitOptions) -> Result<()> {
     let journal: Arc<dyn Journal> = Arc::new(LocalJournal::new(Arc::clone(vfs), SealTo::Rename));
     let log = Log::new(
         Replayed { next_segment: 1, ..Replayed::default() },
-        Some(LogWriter { journal, lock, store }),
+        Some(LogWriter { journal, lock: Arc::clone(&lock), store }),
     );
     log.append(Entry::StoreCreated { store }, options.now)?;
     let format = StoreFormat::new(store, options.now);
-    LocalObjects::new(Arc::clone(vfs)).put_new(FORMAT_NAME, &format.encode())
+    LocalObjects::new(Arc::clone(vfs)).put_new(FORMAT_NAME, &format.encode())?;
+    lock.end_in_order()
 }
 
 /// Reads `FORMAT`.
@@ -108,7 +109,11 @@ pub(crate) fn open_owner(vfs: Arc<dyn Vfs>, options: OpenOptions) -> Result<Stor
     if matches!(seal_to, SealTo::Rename) {
         settle_names(&vfs)?;
     }
-    let replayed = replay_for_owner(&*journal, &format)?;
+    let mut replayed = replay(&*journal, format.store)?;
+    if let Some(damage) = replayed.damage.take() {
+        return Err(damage);
+    }
+    let newest = replayed.newest.take().filter(|_| !lock.after_orderly_end());
     let (index, lost) = open_index(&*options.index)?;
     let writer =
         LogWriter { journal: Arc::clone(&journal), lock: Arc::clone(&lock), store: format.store };
@@ -135,6 +140,7 @@ pub(crate) fn open_owner(vfs: Arc<dyn Vfs>, options: OpenOptions) -> Result<Stor
         refreshing: Mutex::new(()),
         gc_generation: 0,
     });
+    inner.log.write_again(newest, options.now)?;
     let store = Store::start(Arc::clone(&inner), format.created, options.group_commit)?;
     let [a, b, c, d, ..] = options.seed;
     prepare(&inner, lost, u32::from_le_bytes([a, b, c, d]).into(), options.now)?;
@@ -178,18 +184,6 @@ fn prepare(inner: &Inner, lost: Option<String>, seed: u64, now: Timestamp) -> Re
         inner.log.append(Entry::Audit { machine: None, text }, now)?;
     }
     Ok(())
-}
-
-/// Replays the LOG; what may not be durable yet is made so before anything builds on it.
-fn replay_for_owner(journal: &dyn Journal, format: &StoreFormat) -> Result<Replayed> {
-    let mut replayed = replay(journal, format.store)?;
-    if let Some(damage) = replayed.damage.take() {
-        return Err(damage);
-    }
-    if let Some(name) = &replayed.last_name {
-        journal.sync(name)?;
-    }
-    Ok(replayed)
 }
 
 /// Makes names durable that a killed process may have left unsynced, and clears `tmp/`.

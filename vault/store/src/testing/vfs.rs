@@ -55,7 +55,7 @@ struct SimFile {
 enum NameChange {
     Dir(String),
     Add(String, usize),
-    Rename { from: String, to: String },
+    Rename { from: String, to: String, file: usize },
     Remove(String),
 }
 
@@ -64,7 +64,7 @@ impl NameChange {
         match self {
             Self::Dir(path) | Self::Add(path, _) | Self::Remove(path) => parent(path) == dir,
             // One transaction of the file system: syncing either directory commits it.
-            Self::Rename { from, to } => parent(from) == dir || parent(to) == dir,
+            Self::Rename { from, to, .. } => parent(from) == dir || parent(to) == dir,
         }
     }
 
@@ -76,10 +76,10 @@ impl NameChange {
             Self::Add(path, file) => {
                 names.insert(path.clone(), *file);
             }
-            Self::Rename { from, to } => {
-                if let Some(file) = names.remove(from) {
-                    names.insert(to.clone(), file);
-                }
+            Self::Rename { from, to, file } => {
+                // The new name is durable even where the old one never was.
+                names.remove(from);
+                names.insert(to.clone(), *file);
             }
             Self::Remove(path) => {
                 names.remove(path);
@@ -151,7 +151,10 @@ impl SimVfs {
         let mut names = disk.durable_names.clone();
         let mut dirs = disk.durable_dirs.clone();
         for change in &disk.unsynced_names {
-            if survives() {
+            // An Add after whose Rename the file already has its new name is void.
+            let moved = matches!(change, NameChange::Add(_, file)
+                if names.values().any(|other| other == file));
+            if survives() && !moved {
                 change.apply(&mut names, &mut dirs);
             }
         }
@@ -329,10 +332,8 @@ impl Vfs for SimVfs {
         if disk.names.contains_key(to) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        if !disk.names.contains_key(from) {
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        disk.change(NameChange::Rename { from: from.to_owned(), to: to.to_owned() });
+        let file = *disk.names.get(from).ok_or(io::ErrorKind::NotFound)?;
+        disk.change(NameChange::Rename { from: from.to_owned(), to: to.to_owned(), file });
         Ok(())
     }
 
