@@ -54,7 +54,8 @@ pub fn is_name(name: &str) -> bool {
 
 /// Cuts `text` to at most `limit` bytes, at the end of a character.
 pub fn shortened(text: &str, limit: usize) -> String {
-    text.get(..text.floor_char_boundary(limit)).unwrap_or_default().to_owned()
+    let end = (0..=limit.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    text.get(..end.unwrap_or_default()).unwrap_or_default().to_owned()
 }
 
 /// A record that is being written: like [`Record`], but longer texts than a reader takes are

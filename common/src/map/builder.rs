@@ -1,8 +1,8 @@
 //! Builds the image map from the runs of one window after the other.
 
 use crate::image_hash::{WINDOW_BYTES, WindowHash, window_count, window_range};
-use crate::node::NodeSink;
-use crate::{ByteLen, ByteRange, Result};
+use crate::node::{Node, NodeSink};
+use crate::{ByteLen, ByteRange, Reference, Result};
 
 use super::inner::{ChildEntry, Entries, Fold, MAX_HALVINGS, PageEntry, WindowEntry};
 use super::page::{self, PageRun};
@@ -85,7 +85,7 @@ impl MapBuilder {
             Some(entries) => Entries::Nodes(entries),
             None => Entries::Windows(self.windows),
         };
-        let reference = sink.put(root.encode(self.levels))?;
+        let reference = put(sink, root.encode(self.levels))?;
         Ok(MapRoot { reference, levels: self.levels })
     }
 
@@ -109,7 +109,7 @@ impl MapBuilder {
             // There are at most 8 levels, as a disk has at most 2^40 windows.
             None => {
                 let level = u8::try_from(index + 1).unwrap_or(u8::MAX);
-                ChildEntry::Node(sink.put(entries.encode(level))?)
+                ChildEntry::Node(put(sink, entries.encode(level))?)
             }
         };
         let root = index + 1 == self.above.len();
@@ -155,6 +155,11 @@ fn folded(runs: &[PageRun]) -> Option<Fold> {
     }
 }
 
+fn put(sink: &mut dyn NodeSink, node: Node) -> Result<Reference> {
+    node.check()?;
+    sink.put(node)
+}
+
 /// Writes the pages of a window, each halved while it is too large.
 fn write_pages(sink: &mut dyn NodeSink, runs: &[PageRun]) -> Result<Vec<PageEntry>> {
     let mut pages = Vec::new();
@@ -170,7 +175,7 @@ fn write_pages(sink: &mut dyn NodeSink, runs: &[PageRun]) -> Result<Vec<PageEntr
             }
             waiting.push((halvings, left));
         } else {
-            pages.push(PageEntry { halvings, page: sink.put(node)? });
+            pages.push(PageEntry { halvings, page: put(sink, node)? });
         }
     }
     Ok(pages)

@@ -195,7 +195,7 @@ impl WindowEntry {
         if len < 3 || len.is_multiple_of(2) {
             return Err(reader.corrupt("a window has no pages, or half a page"));
         }
-        let mut pages = Vec::with_capacity(len / 2);
+        let mut pages = Vec::new();
         // Pages lie on the grid of their own size, so that their places follow from the sizes.
         let mut at = 0_u64;
         for _ in 0..len / 2 {

@@ -10,7 +10,7 @@ use crate::image_hash::WINDOW_BYTES;
 use crate::node::{Node, References};
 use crate::{Error, Kind, Reference, Result};
 
-use super::Content;
+use super::{Content, MAX_PAGE_BYTES};
 
 const VERSION: u64 = 1;
 const WHAT: &str = "map page";
@@ -97,6 +97,9 @@ fn encode_run(run: &PageRun, refs: &mut References, bytes: &mut Vec<u8>) {
 pub(super) fn decode(node: &Node, page_len: u64) -> Result<Vec<ReadRun>> {
     if node.kind != Kind::MapPage {
         return Err(Error::Corrupt { what: WHAT, at: 0, reason: "a node of another kind" });
+    }
+    if node.encoded_len() > MAX_PAGE_BYTES {
+        return Err(Error::Limit { what: WHAT, limit: crate::cbor::wide(MAX_PAGE_BYTES) });
     }
     let mut reader = Reader::new(WHAT, &node.body);
     if reader.array(3)? != 3 {

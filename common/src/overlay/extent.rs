@@ -248,7 +248,8 @@ pub(super) fn read_list(
     count: usize,
     start: ByteOffset,
 ) -> Result<Vec<Extent>> {
-    let mut extents: Vec<Extent> = Vec::with_capacity(count);
+    // Grows with what was read: `count` is only a claim.
+    let mut extents: Vec<Extent> = Vec::new();
     let mut end = start.0;
     for _ in 0..count {
         let extent = Extent::read(reader, end)?;

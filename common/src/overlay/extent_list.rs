@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use crate::cbor::{Reader, Writer, expect_array};
+use crate::cbor::{Reader, Writer, expect_array, wide};
 use crate::node::{Link, Node, NodeSink, NodeSource, References};
 use crate::{ByteLen, ByteOffset, ByteRange, Error, Kind, Reference, Result};
 
@@ -164,6 +164,9 @@ fn decode(node: &Node, place: Option<(u8, ByteRange)>) -> Result<Body> {
         return Err(reader.corrupt("it is of another level than its place"));
     }
     if level == 0 {
+        if node.encoded_len() > MAX_SPLIT_BYTES {
+            return Err(Error::Limit { what: WHAT, limit: wide(MAX_SPLIT_BYTES) });
+        }
         let extents = read_list(&mut reader, count, content.start())?;
         if extents.last().is_some_and(|last| last.content().end() > content.end()) {
             return Err(reader.corrupt("an extent leaves its window"));
@@ -184,7 +187,7 @@ fn read_children(
     (level, content): (u8, ByteRange),
     count: usize,
 ) -> Result<Vec<Child>> {
-    let mut children = Vec::with_capacity(count);
+    let mut children = Vec::new();
     let mut end = content.start();
     for _ in 0..count {
         expect_array(reader, 3)?;

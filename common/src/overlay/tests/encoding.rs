@@ -66,8 +66,10 @@ fn a_typical_record_is_short() {
     assert!(node.body.len() < 125, "{} bytes", node.body.len());
 }
 
+type Field<'a> = (u64, &'a dyn Fn(&mut Writer));
+
 /// A leaf with one record of these fields.
-fn leaf(fields: &[(u64, &dyn Fn(&mut Writer))]) -> Node {
+fn leaf(fields: &[Field<'_>]) -> Node {
     let mut writer = Writer::new();
     writer.array(3);
     writer.uint(1_u64);
@@ -84,9 +86,9 @@ fn leaf(fields: &[(u64, &dyn Fn(&mut Writer))]) -> Node {
 fn records_have_one_encoding() {
     let name = |writer: &mut Writer| writer.bytes(b"a");
     let reason = |writer: &mut Writer| writer.uint(3_u64);
-    let decode = |fields: &[(u64, &dyn Fn(&mut Writer))]| Body::decode(&leaf(fields));
+    let decode = |fields: &[Field<'_>]| Body::decode(&leaf(fields));
     assert!(decode(&[(0, &name), (19, &reason)]).is_ok());
-    let corrupt = |fields: &[(u64, &dyn Fn(&mut Writer))], why: &str| {
+    let corrupt = |fields: &[Field<'_>], why: &str| {
         assert!(matches!(decode(fields), Err(Error::Corrupt { .. })), "{why}");
     };
     corrupt(&[(0, &name), (2, &|w| w.uint(0_u64)), (19, &reason)], "mode 0 written out");
@@ -111,7 +113,7 @@ fn records_have_one_encoding() {
     corrupt(&[(0, &name), (6, &time(0, 1_000_000_000)), (19, &reason)], "a second of nanos");
     for (key, value) in [(1, 7), (19, 9), (23, 1)] {
         let unknown = |w: &mut Writer| w.uint(value as u64);
-        let fields: &[(u64, &dyn Fn(&mut Writer))] = match key {
+        let fields: &[Field<'_>] = match key {
             1 => &[(0, &name), (1, &unknown), (19, &reason)],
             19 => &[(0, &name), (19, &unknown)],
             _ => &[(0, &name), (19, &reason), (23, &unknown)],
