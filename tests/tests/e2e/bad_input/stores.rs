@@ -43,11 +43,10 @@ fn a_store_of_another_version_is_refused_with_both_numbers() -> Result<()> {
     let home = Home::new(&programs)?;
     let url = home.init_store()?;
     let path = home.path("store/FORMAT");
-    let mut format = fs::read(&path)?;
-    // Eight bytes of magic, then the version (docs/formats/store.md).
-    let version = format.get_mut(8..10).context("FORMAT is short")?;
-    version.copy_from_slice(&77_u16.to_le_bytes());
-    fs::write(&path, &format)?;
+    let format = fs::read_to_string(&path)?;
+    // The magic, then the version as a decimal number (docs/formats/store.md).
+    let (_, rest) = format.split_once('\n').context("FORMAT has but one line")?;
+    fs::write(&path, format!("UMBRASTO 77\n{rest}"))?;
     let answer = umbra(&home, &["--vault", &url, "snapshots"])?;
     expect_refusal(answer, 13, &["77"])
 }
