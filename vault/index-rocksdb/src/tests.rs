@@ -1,0 +1,134 @@
+#![allow(clippy::unwrap_used)]
+
+use umbra_common::{Kind, ObjectId};
+use umbra_store::testing::index_conformance;
+use umbra_store::{DomainId, INDEX_VERSION, PackState, StoreId};
+
+use super::*;
+
+fn format() -> IndexFormat {
+    IndexFormat { version: INDEX_VERSION, store: StoreId([1; 16]), gc_generation: 0 }
+}
+
+fn row(n: u64) -> (Key, Location) {
+    let mut id = [0; 32];
+    id[..8].copy_from_slice(&n.to_be_bytes());
+    let location = Location {
+        pack: PackId([2; 16]),
+        offset: n,
+        record_len: 100,
+        plain_len: 100,
+        kind: Kind::Chunk,
+        incomplete: false,
+    };
+    (Key { domain: DomainId(0), id: ObjectId(id) }, location)
+}
+
+fn batch(n: u64) -> Batch {
+    let pack = PackRow { state: PackState::Open, watermark: n, records: 1 };
+    Batch { put: vec![row(n)], packs: vec![(PackId([2; 16]), pack)], ..Batch::default() }
+}
+
+#[test]
+fn conformance() {
+    let dir = tempfile::tempdir().unwrap();
+    let opener = RocksIndexOpener::new(dir.path());
+    index_conformance(&*opener.open().unwrap());
+    // It survives a reopening, and a destruction gives a new one.
+    assert!(opener.open().unwrap().format().unwrap().is_some());
+    opener.destroy().unwrap();
+    index_conformance(&*opener.open().unwrap());
+}
+
+#[test]
+fn a_second_owner_is_refused_and_readers_are_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let opener = RocksIndexOpener::new(dir.path());
+    let owner = opener.open().unwrap();
+    owner.wipe(format()).unwrap();
+    (0..1_000).for_each(|n| owner.apply(&batch(n)).unwrap());
+    assert!(opener.open().is_err());
+    let reader = opener.open_read_only().unwrap();
+    (1_000..2_000).for_each(|n| owner.apply(&batch(n)).unwrap());
+    let second = opener.open_read_only().unwrap();
+    assert_eq!(reader.find(&row(999).0).unwrap(), Some(row(999).1));
+    assert_eq!(second.find(&row(1_999).0).unwrap(), Some(row(1_999).1));
+    assert!(reader.apply(&batch(5)).is_err());
+    drop(owner);
+    assert_eq!(reader.packs().unwrap().len(), 1);
+}
+
+#[test]
+fn a_cut_log_loses_batches_from_the_end_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("a");
+    let opener = RocksIndexOpener::new(&source);
+    let index = opener.open().unwrap();
+    index.wipe(format()).unwrap();
+    (0..500).for_each(|n| index.apply(&batch(n)).unwrap());
+    // A copy while it runs is what a crash leaves.
+    for cut in [1u64, 10, 1_000, 5_000, 20_000] {
+        let target = dir.path().join(format!("cut-{cut}"));
+        std::fs::create_dir(&target).unwrap();
+        let mut logs = Vec::new();
+        for entry in std::fs::read_dir(&source).unwrap() {
+            let entry = entry.unwrap();
+            let to = target.join(entry.file_name());
+            std::fs::copy(entry.path(), &to).unwrap();
+            if to.extension().is_some_and(|extension| extension == "log") {
+                logs.push(to);
+            }
+        }
+        logs.sort();
+        let last = std::fs::OpenOptions::new().write(true).open(logs.last().unwrap()).unwrap();
+        let len = last.metadata().unwrap().len();
+        last.set_len(len.saturating_sub(cut)).unwrap();
+        let index = RocksIndexOpener::new(&target).open().unwrap();
+        let watermark = index.pack(PackId([2; 16])).unwrap().map_or(0, |row| row.watermark);
+        let mut found = 0;
+        index
+            .for_each(&mut |key, location| {
+                assert_eq!((key, location), row(found));
+                found += 1;
+                Ok(())
+            })
+            .unwrap();
+        // Rows and watermark are those of one batch.
+        assert!(found == watermark + 1 || (found == 0 && watermark == 0));
+        assert!(found < 500, "cut by {cut}");
+    }
+}
+
+#[test]
+fn damage_is_an_error_and_never_a_wrong_row() {
+    let dir = tempfile::tempdir().unwrap();
+    let opener = RocksIndexOpener::new(dir.path());
+    let index = opener.open().unwrap();
+    index.wipe(format()).unwrap();
+    (0..20_000).for_each(|n| index.apply(&batch(n)).unwrap());
+    drop(index);
+    // The log becomes a table at the next opening but one.
+    drop(opener.open().unwrap());
+    let tables: Vec<_> = std::fs::read_dir(dir.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "sst"))
+        .collect();
+    assert!(!tables.is_empty());
+    for table in tables {
+        let mut bytes = std::fs::read(&table).unwrap();
+        for at in (0..bytes.len()).step_by(4_000) {
+            bytes[at] ^= 0x10;
+        }
+        std::fs::write(&table, bytes).unwrap();
+    }
+    let Ok(index) = opener.open() else { return };
+    let mut failed = 0;
+    for n in 0..20_000 {
+        match index.find(&row(n).0) {
+            Ok(found) => assert!(found.is_none_or(|found| found == row(n).1)),
+            Err(_) => failed += 1,
+        }
+    }
+    assert!(failed > 0, "damage went unseen");
+}
