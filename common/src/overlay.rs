@@ -31,6 +31,8 @@ pub const MAX_XATTR_NAME_BYTES: usize = 255;
 pub const MAX_XATTR_VALUE_BYTES: usize = 65_536;
 /// Names and values of extended attributes that stand in the record itself, in bytes.
 pub const MAX_INLINE_XATTR_BYTES: usize = 4096;
+/// Names and values of all extended attributes of one file, in bytes: fits the nodes.
+pub const MAX_XATTR_BYTES: usize = 8 << 20;
 /// The most nodes of extended attributes of one record.
 pub const MAX_XATTR_NODES: usize = 256;
 /// Extents that stand in the record itself; more stand in nodes of their own.

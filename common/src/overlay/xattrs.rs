@@ -8,7 +8,7 @@ use crate::cbor::{Reader, Writer, expect_array};
 use crate::node::{Link, Node, NodeSink, NodeSource};
 use crate::{Error, Kind, Reference, Result};
 
-use super::{MAX_SPLIT_BYTES, MAX_XATTR_NAME_BYTES, MAX_XATTR_VALUE_BYTES};
+use super::{MAX_SPLIT_BYTES, MAX_XATTR_BYTES, MAX_XATTR_NAME_BYTES, MAX_XATTR_VALUE_BYTES};
 
 const VERSION: u64 = 1;
 const WHAT: &str = "xattrs";
@@ -29,6 +29,10 @@ pub(super) fn check(xattrs: &[Xattr]) -> Result<()> {
             let limit = crate::cbor::wide(MAX_XATTR_VALUE_BYTES);
             return Err(Error::Limit { what: "an extended attribute", limit });
         }
+    }
+    if weight(xattrs) > MAX_XATTR_BYTES {
+        let limit = crate::cbor::wide(MAX_XATTR_BYTES);
+        return Err(Error::Limit { what: "the extended attributes of one file", limit });
     }
     if !xattrs.is_sorted_by(|left, right| left.name < right.name) {
         return corrupt("the attributes are not sorted by name, or a name stands twice");
@@ -83,8 +87,8 @@ pub(super) fn read(source: &dyn NodeSource, links: &[Link]) -> Result<Vec<Xattr>
     let mut xattrs = Vec::new();
     for link in links {
         xattrs.extend(decode(&*link.follow(source)?)?);
+        check(&xattrs)?;
     }
-    check(&xattrs)?;
     Ok(xattrs)
 }
 
