@@ -57,7 +57,7 @@ impl Log {
     }
 
     /// Writes the newest segment's entries again, into a segment of this process, with the same
-    /// numbers and hashes.
+    /// numbers and hashes; a torn tail is void from then on.
     ///
     /// The process before did not end in order. Its last sync may have failed: then the entries
     /// that we read are in the page cache and will never be on the disk, whatever a sync of ours
@@ -73,9 +73,6 @@ impl Log {
         let (Some(writer), Some((after, entries))) = (&self.writer, newest) else {
             return Ok(());
         };
-        if entries.is_empty() {
-            return Ok(());
-        }
         let mut inner = self.inner();
         let end = std::mem::replace(&mut inner.end, after);
         let written = inner.write_durably(writer, &entries, now);

@@ -167,8 +167,8 @@ impl Store {
     /// the storage says.
     pub fn open(vfs: Arc<dyn Vfs>, options: OpenOptions) -> Result<Self> {
         match options.mode {
-            OpenMode::ReadWrite => open::open_owner(vfs, options),
-            OpenMode::ReadOnly => open::open_reader(vfs, options),
+            OpenMode::ReadWrite => open::open_owner(&vfs, &options),
+            OpenMode::ReadOnly => open::open_reader(&vfs, &options),
         }
     }
 

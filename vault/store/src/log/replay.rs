@@ -23,6 +23,8 @@ pub(crate) struct Replayed {
     pub(crate) epoch: u64,
     /// The entries of the newest segment as they stand there, and what they follow.
     pub(crate) newest: Option<(ChainEnd, Vec<u8>)>,
+    /// Where the newest segment's entries end before its bytes do: a torn tail, or damage.
+    pub(crate) torn: Option<(String, u64)>,
     /// The first damage; the state is that before it.
     pub(crate) damage: Option<Error>,
 }
@@ -85,7 +87,10 @@ pub(crate) fn replay(journal: &dyn Journal, store: StoreId) -> Result<Replayed> 
             Err(error @ Error::Unsupported { .. }) => found.damage = Some(error),
             // A segment that was never synced: void, unless a later one needs its entries, which
             // the later one's header shows.
-            Err(_) => chain.stopped = Some((path, 0)),
+            Err(_) => {
+                chain.stopped = Some((path, 0));
+                found.newest = Some((chain.end(), Vec::new()));
+            }
         }
     }
     for record in &chain.records {
@@ -100,6 +105,7 @@ pub(crate) fn replay(journal: &dyn Journal, store: StoreId) -> Result<Replayed> 
         found.state.sequence = record.sequence;
     }
     found.end = chain.end();
+    found.torn = chain.stopped;
     Ok(found)
 }
 

@@ -55,17 +55,32 @@ impl Inner {
             let found = self.objects.get_ranges(&name, &[range]);
             found.map(|mut found| found.pop().unwrap_or_default())
         };
-        if let Some(contents) = self.footer(pack, &name, len, &read)? {
-            return Ok(contents);
+        let header = read(range(0, len.min(wide(PACK_HEADER_BYTES)))?)?;
+        let header = PackHeader::decode(&header, &name).and_then(|header| {
+            if header.store == self.store && header.pack == pack {
+                return Ok(());
+            }
+            let (path, reason) = (name.clone(), "it is that of another pack");
+            Err(Error::Corrupt { what: "the pack header", path, at: 0, reason })
+        });
+        if let Err(error @ Error::Unsupported { .. }) = header {
+            return Err(error);
         }
-        if let Some(contents) = self.table_beside(pack)? {
+        let table = match self.footer(pack, &name, len, &read)? {
+            Some(contents) => Some(contents),
+            None => self.table_beside(pack)?,
+        };
+        // Of a pack in which nothing was ever synced even the header may be gone.
+        if table.as_ref().is_none_or(|table| !table.entries.is_empty())
+            && let Err(error) = header
+        {
+            self.report_error(&error);
+        }
+        if let Some(contents) = table {
             return Ok(contents);
         }
         self.report(&name, len, "the pack has no sound table of contents");
         let bytes = read(range(0, len)?)?;
-        if let Err(error) = PackHeader::decode(&bytes, &name) {
-            self.report_error(&error);
-        }
         let (found, gaps) = scan(&bytes, wide(PACK_HEADER_BYTES), self.store);
         for gap in gaps.iter().filter(|gap| !gap.is_footer(&bytes)) {
             self.report(&name, gap.offset, gap.reason);

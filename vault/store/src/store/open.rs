@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use crate::error::{Error, Result};
 use crate::format::{FORMAT_NAME, MAX_FORMAT_BYTES, StoreFormat};
-use crate::ids::Timestamp;
-use crate::index::{Index, IndexOpener, LayeredIndex, MemoryIndex};
+use crate::ids::{StoreId, Timestamp};
+use crate::index::{INDEX_VERSION, Index, IndexFormat, IndexOpener, LayeredIndex, MemoryIndex};
 use crate::journal::{Journal, LocalJournal, SealTo};
 use crate::lock::Lock;
 use crate::log::{Entry, Log, LogWriter, Replayed, replay};
@@ -62,24 +62,35 @@ fn read_format(vfs: &dyn Vfs, mode: OpenMode) -> Result<StoreFormat> {
 }
 
 /// Opens the index for the owner; one that cannot be opened is destroyed and made anew.
-fn open_index(opener: &dyn IndexOpener) -> Result<(Arc<dyn Index>, Option<String>)> {
-    match opener.open() {
-        Ok(index) => Ok((Arc::from(index), None)),
-        Err(error) => {
-            opener.destroy()?;
-            Ok((Arc::from(opener.open()?), Some(error.to_string())))
-        }
+fn open_index(
+    opener: &dyn IndexOpener,
+    unusable: Option<String>,
+) -> Result<(Arc<dyn Index>, Option<String>)> {
+    let reason = match unusable {
+        Some(reason) => reason,
+        None => match opener.open() {
+            Ok(index) => return Ok((Arc::from(index), None)),
+            Err(error) => error.to_string(),
+        },
+    };
+    opener.destroy()?;
+    Ok((Arc::from(opener.open()?), Some(reason)))
+}
+
+/// Tells whether an error is one of the index, which can be made anew.
+fn is_of_index(error: &Error) -> bool {
+    match error.root() {
+        Error::Index { .. } => true,
+        Error::Corrupt { path, .. } => path == "index",
+        _ => false,
     }
 }
 
 /// Opens the index for a reader; one that cannot be opened, or is not this store's, is replaced
 /// by what the packs say.
-fn open_index_for_reading(
-    opener: &dyn IndexOpener,
-    inner_format: crate::IndexFormat,
-) -> LayeredIndex {
+fn open_index_for_reading(opener: &dyn IndexOpener, expected: IndexFormat) -> LayeredIndex {
     let opened = opener.open_read_only().ok();
-    let ours = opened.filter(|index| matches!(index.format(), Ok(Some(f)) if f == inner_format));
+    let ours = opened.filter(|index| matches!(index.format(), Ok(Some(f)) if f == expected));
     LayeredIndex::new(ours.unwrap_or_else(|| Box::new(MemoryIndex::default())))
 }
 
@@ -100,51 +111,92 @@ fn storage(
 }
 
 /// Opens a store as its owner.
-pub(crate) fn open_owner(vfs: Arc<dyn Vfs>, options: OpenOptions) -> Result<Store> {
-    let format = read_format(&*vfs, OpenMode::ReadWrite)?;
-    let (objects, journal, seal_to) = storage(&vfs, options.objects);
-    let lock =
-        Lock::take(&vfs, options.pid, options.now, || Ok(replay(&*journal, format.store)?.epoch))?;
-    let lock = Arc::new(lock);
+pub(crate) fn open_owner(vfs: &Arc<dyn Vfs>, options: &OpenOptions) -> Result<Store> {
+    match try_open_owner(vfs, options, None) {
+        Err(error) if is_of_index(&error) => try_open_owner(vfs, options, Some(error.to_string())),
+        other => other,
+    }
+}
+
+/// Opens a store as its owner; without its index where that is known to be `unusable`.
+fn try_open_owner(
+    vfs: &Arc<dyn Vfs>,
+    options: &OpenOptions,
+    unusable: Option<String>,
+) -> Result<Store> {
+    let format = read_format(&**vfs, OpenMode::ReadWrite)?;
+    let (objects, journal, seal_to) = storage(vfs, options.objects.clone());
+    let lock = Arc::new(Lock::take(vfs, options.pid, options.now, || {
+        Ok(replay(&*journal, format.store)?.epoch)
+    })?);
     if matches!(seal_to, SealTo::Rename) {
-        settle_names(&vfs)?;
+        settle_names(vfs)?;
     }
     let mut replayed = replay(&*journal, format.store)?;
     if let Some(damage) = replayed.damage.take() {
         return Err(damage);
     }
+    if let Some((path, at)) = replayed.torn.take()
+        && lock.after_orderly_end()
+    {
+        let reason = "the store was closed in order, and its last entry is not whole";
+        return Err(Error::Corrupt { what: "the LOG", path, at, reason });
+    }
     let newest = replayed.newest.take().filter(|_| !lock.after_orderly_end());
-    let (index, lost) = open_index(&*options.index)?;
+    let (index, lost) = open_index(&*options.index, unusable)?;
     let writer =
         LogWriter { journal: Arc::clone(&journal), lock: Arc::clone(&lock), store: format.store };
     let mut lanes: Vec<Lane> = (0..DATA_LANES).map(|_| Lane::new(PackKind::Data)).collect();
     lanes.push(Lane::new(PackKind::Nodes));
+    let parts = Parts { vfs: Arc::clone(vfs), objects, journal, index, store: format.store };
+    let log = Log::new(replayed, Some(writer));
     let inner = Arc::new(Inner {
-        vfs,
-        objects,
-        journal,
-        index,
-        cipher: options.cipher,
-        store: format.store,
         mode: OpenMode::ReadWrite,
         lock: Some(lock),
-        log: Log::new(replayed, Some(writer)),
-        receipts: Mutex::new(Receipts::default()),
-        leases: Arc::new(Leases::default()),
-        in_flight: InFlight::default(),
         lanes,
-        damage: Mutex::default(),
-        names: PackNames::new(options.seed),
-        gate: RwLock::new(()),
-        node_order: Mutex::new(()),
-        refreshing: Mutex::new(()),
-        gc_generation: 0,
+        ..parts.into_inner(log, options)
     });
     inner.log.write_again(newest, options.now)?;
     let store = Store::start(Arc::clone(&inner), format.created, options.group_commit)?;
     let [a, b, c, d, ..] = options.seed;
     prepare(&inner, lost, u32::from_le_bytes([a, b, c, d]).into(), options.now)?;
     Ok(store)
+}
+
+/// What a store is made of, whether it is owned or read.
+struct Parts {
+    vfs: Arc<dyn Vfs>,
+    objects: Arc<dyn ObjectStore>,
+    journal: Arc<dyn Journal>,
+    index: Arc<dyn Index>,
+    store: StoreId,
+}
+
+impl Parts {
+    /// Makes the insides of a store that is only read.
+    fn into_inner(self, log: Log, options: &OpenOptions) -> Inner {
+        Inner {
+            vfs: self.vfs,
+            objects: self.objects,
+            journal: self.journal,
+            index: self.index,
+            cipher: options.cipher.clone(),
+            store: self.store,
+            mode: OpenMode::ReadOnly,
+            lock: None,
+            log,
+            receipts: Mutex::new(Receipts::default()),
+            leases: Arc::new(Leases::default()),
+            in_flight: InFlight::default(),
+            lanes: Vec::new(),
+            damage: Mutex::default(),
+            names: PackNames::new(options.seed),
+            gate: RwLock::new(()),
+            node_order: Mutex::new(()),
+            refreshing: Mutex::new(()),
+            gc_generation: 0,
+        }
+    }
 }
 
 /// Brings index, receipts and LOG to one state.
@@ -202,38 +254,15 @@ fn settle_names(vfs: &Arc<dyn Vfs>) -> Result<()> {
 }
 
 /// Opens a store for reading, beside its owner or on media that cannot be written.
-pub(crate) fn open_reader(vfs: Arc<dyn Vfs>, options: OpenOptions) -> Result<Store> {
-    let format = read_format(&*vfs, OpenMode::ReadOnly)?;
-    let (objects, journal, _) = storage(&vfs, options.objects);
+pub(crate) fn open_reader(vfs: &Arc<dyn Vfs>, options: &OpenOptions) -> Result<Store> {
+    let format = read_format(&**vfs, OpenMode::ReadOnly)?;
+    let (objects, journal, _) = storage(vfs, options.objects.clone());
     let mut replayed = replay(&*journal, format.store)?;
     let damage = replayed.damage.take();
-    let index_format = crate::IndexFormat {
-        version: crate::index::INDEX_VERSION,
-        store: format.store,
-        gc_generation: 0,
-    };
-    let index = Arc::new(open_index_for_reading(&*options.index, index_format));
-    let inner = Arc::new(Inner {
-        vfs,
-        objects,
-        journal,
-        index,
-        cipher: options.cipher,
-        store: format.store,
-        mode: OpenMode::ReadOnly,
-        lock: None,
-        log: Log::new(replayed, None),
-        receipts: Mutex::new(Receipts::default()),
-        leases: Arc::new(Leases::default()),
-        in_flight: InFlight::default(),
-        lanes: Vec::new(),
-        damage: Mutex::default(),
-        names: PackNames::new(options.seed),
-        gate: RwLock::new(()),
-        node_order: Mutex::new(()),
-        refreshing: Mutex::new(()),
-        gc_generation: 0,
-    });
+    let expected = IndexFormat { version: INDEX_VERSION, store: format.store, gc_generation: 0 };
+    let index = Arc::new(open_index_for_reading(&*options.index, expected));
+    let parts = Parts { vfs: Arc::clone(vfs), objects, journal, index, store: format.store };
+    let inner = Arc::new(parts.into_inner(Log::new(replayed, None), options));
     if let Some(damage) = damage {
         // Restoring must still be possible: the LOG counts up to the damage.
         inner.report_error(&damage);
