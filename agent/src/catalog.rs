@@ -2,7 +2,7 @@
 
 use umbra_common::node::{Link, Node};
 use umbra_common::snapshot::{Manifest, Receipt, Volume};
-use umbra_common::wire::{List, Object, Plain};
+use umbra_common::wire::{List, Plain};
 use umbra_common::{Kind, ObjectId, Reference};
 use umbra_net::Reader;
 
@@ -56,7 +56,8 @@ impl Catalog {
             // One damaged receipt must not hide the others.
             match Receipt::decode(&entry.receipt) {
                 Ok(receipt) => {
-                    let manifest = entry.manifest.and_then(|o| decode(o, receipt.snapshot).ok());
+                    let decode = |plain| manifest_of(plain, receipt.snapshot).ok();
+                    let manifest = entry.manifest.and_then(decode);
                     found.push((receipt, manifest));
                 }
                 Err(_) => damaged += 1,
@@ -116,10 +117,6 @@ impl Catalog {
     }
 }
 
-fn decode(object: Object, id: ObjectId) -> umbra_common::Result<Manifest> {
-    manifest_of(object.open()?, id)
-}
-
 fn manifest_of(plain: Plain, id: ObjectId) -> umbra_common::Result<Manifest> {
     let node = Node { kind: plain.reference.kind, refs: plain.refs, body: plain.body };
     let wanted = Reference { kind: Kind::Manifest, id };
@@ -147,7 +144,7 @@ impl Snapshot {
     /// # Errors
     /// [`Error::Internal`]: a manifest always refers to its map.
     pub fn map_link(&self) -> Result<Link> {
-        self.link(self.manifest.map.reference)
+        Ok(self.manifest.map_link(self.reference))
     }
 
     /// Returns how to reach the files of a volume; `None` where there are none.

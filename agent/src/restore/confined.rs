@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{
@@ -149,7 +150,7 @@ impl Dir {
     ///
     /// # Errors
     /// What the system says.
-    pub fn new_file(&self) -> io::Result<(File, Temporary<'_>)> {
+    pub fn new_file(self: &Arc<Self>) -> io::Result<(File, Temporary)> {
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
@@ -161,7 +162,7 @@ impl Dir {
     ///
     /// # Errors
     /// What the system says.
-    pub fn new_symlink(&self, target: &[u8]) -> io::Result<Temporary<'_>> {
+    pub fn new_symlink(self: &Arc<Self>, target: &[u8]) -> io::Result<Temporary> {
         self.make(|name| symlinkat(target, &self.fd, name)).map(|((), temporary)| temporary)
     }
 
@@ -169,7 +170,7 @@ impl Dir {
     ///
     /// # Errors
     /// What the system says; `PermissionDenied` for device nodes without the right to make them.
-    pub fn new_node(&self, kind: FileType, device: Dev) -> io::Result<Temporary<'_>> {
+    pub fn new_node(self: &Arc<Self>, kind: FileType, device: Dev) -> io::Result<Temporary> {
         let mode = Mode::RUSR | Mode::WUSR;
         self.make(|name| mknodat(&self.fd, name, kind, mode, device))
             .map(|((), temporary)| temporary)
@@ -179,16 +180,16 @@ impl Dir {
     ///
     /// # Errors
     /// What the system says.
-    pub fn new_link(&self, from: &Dir, name: Name<'_>) -> io::Result<Temporary<'_>> {
+    pub fn new_link(self: &Arc<Self>, from: &Dir, name: Name<'_>) -> io::Result<Temporary> {
         // Without AT_SYMLINK_FOLLOW a symbolic link is linked itself.
         self.make(|new| linkat(&from.fd, name.bytes(), &self.fd, new, AtFlags::empty()))
             .map(|((), temporary)| temporary)
     }
 
     fn make<T>(
-        &self,
+        self: &Arc<Self>,
         try_name: impl Fn(&str) -> rustix::io::Result<T>,
-    ) -> io::Result<(T, Temporary<'_>)> {
+    ) -> io::Result<(T, Temporary)> {
         static COUNTER: AtomicU64 = AtomicU64::new(0);
         for _ in 0..TEMPORARY_TRIES {
             let count = COUNTER.fetch_add(1, Ordering::Relaxed);
@@ -196,7 +197,9 @@ impl Dir {
             match try_name(&name) {
                 Err(Errno::EXIST) => {}
                 Err(error) => return Err(error.into()),
-                Ok(made) => return Ok((made, Temporary { dir: self, name, placed: false })),
+                Ok(made) => {
+                    return Ok((made, Temporary { dir: Arc::clone(self), name, placed: false }));
+                }
             }
         }
         Err(Errno::EXIST.into())
@@ -253,13 +256,13 @@ impl AsFd for Dir {
 
 /// An object under a temporary name; it is removed again unless it gets its final one.
 #[derive(Debug)]
-pub struct Temporary<'d> {
-    dir: &'d Dir,
+pub struct Temporary {
+    dir: Arc<Dir>,
     name: String,
     placed: bool,
 }
 
-impl Temporary<'_> {
+impl Temporary {
     /// Returns the name.
     pub fn name(&self) -> Name<'_> {
         Name(self.name.as_bytes())
@@ -292,7 +295,7 @@ impl Temporary<'_> {
     }
 }
 
-impl Drop for Temporary<'_> {
+impl Drop for Temporary {
     fn drop(&mut self) {
         if !self.placed {
             // Gone already after a rename; whatever else stops it, the name says what it is.

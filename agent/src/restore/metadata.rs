@@ -11,6 +11,7 @@ use rustix::fs::{
     fchmod, fchown, fremovexattr, fsetxattr, futimens, setxattr, utimensat,
 };
 use rustix::io::Errno;
+use umbra_common::overlay::Entry;
 use umbra_fsparse::{FileType, Timestamp, Xattr};
 
 /// Attributes that a new file inherits from its directory and that the image may not have.
@@ -33,6 +34,21 @@ pub struct Metadata<'a> {
     pub mtime: Timestamp,
     /// Extended attributes.
     pub xattrs: &'a [Xattr],
+}
+
+impl<'a> Metadata<'a> {
+    /// Returns what the snapshot says of an entry; its attributes were read by the caller.
+    pub fn of(entry: &Entry, xattrs: &'a [Xattr]) -> Self {
+        let record = &entry.record;
+        Self {
+            file_type: record.file_type,
+            mode: record.mode,
+            uid: record.uid,
+            gid: record.gid,
+            mtime: record.mtime,
+            xattrs,
+        }
+    }
 }
 
 /// What could not be set on one object.
@@ -207,6 +223,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use std::os::fd::AsFd;
     use std::os::unix::fs::MetadataExt;
+    use std::sync::Arc;
 
     use super::*;
     use crate::restore::confined::{Dir, Name, Placing};
@@ -225,7 +242,7 @@ mod tests {
     #[test]
     fn mode_times_and_attributes_are_set_on_every_kind_of_handle() {
         let target = tempfile::tempdir().unwrap();
-        let dir = Dir::open_target(target.path()).unwrap();
+        let dir = Arc::new(Dir::open_target(target.path()).unwrap());
         let xattrs = [Xattr { name: b"user.a".to_vec(), value: b"\0\xff".to_vec() }];
         for (name, by_path) in [("open", false), ("path", true)] {
             let name = Name::new(name.as_bytes()).unwrap();
@@ -253,7 +270,7 @@ mod tests {
         let victim = target.path().join("victim");
         std::fs::write(&victim, "x").unwrap();
         let before = std::fs::metadata(&victim).unwrap();
-        let dir = Dir::open_target(target.path()).unwrap();
+        let dir = Arc::new(Dir::open_target(target.path()).unwrap());
         let temporary = dir.new_symlink(b"victim").unwrap();
         let object = dir.open_object(temporary.name()).unwrap();
         let wanted = Metadata { file_type: FileType::Symlink, mode: 0o777, ..metadata(&[]) };
@@ -268,7 +285,7 @@ mod tests {
     #[test]
     fn what_is_refused_is_told() {
         let target = tempfile::tempdir().unwrap();
-        let dir = Dir::open_target(target.path()).unwrap();
+        let dir = Arc::new(Dir::open_target(target.path()).unwrap());
         let xattrs = [Xattr { name: b"nonsense.a".to_vec(), value: vec![1] }];
         let (file, _temporary) = dir.new_file().unwrap();
         let refused = apply(Handle::Open(file.as_fd()), &metadata(&xattrs)).unwrap();

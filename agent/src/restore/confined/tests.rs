@@ -31,7 +31,7 @@ fn links_are_not_ways() {
     symlink("real", inside.path().join("beside")).unwrap();
     std::fs::write(outside.path().join("secret"), "x").unwrap();
     symlink(outside.path().join("secret"), inside.path().join("file")).unwrap();
-    let dir = Dir::open_target(inside.path()).unwrap();
+    let dir = Arc::new(Dir::open_target(inside.path()).unwrap());
     for link in ["out", "up", "magic", "beside"] {
         let error = dir.open_dir(name(link)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotADirectory, "{link}");
@@ -44,7 +44,7 @@ fn links_are_not_ways() {
 #[test]
 fn nothing_half_written_keeps_a_name() {
     let target = tempfile::tempdir().unwrap();
-    let dir = Dir::open_target(target.path()).unwrap();
+    let dir = Arc::new(Dir::open_target(target.path()).unwrap());
     let (mut file, temporary) = dir.new_file().unwrap();
     file.write_all(b"half").unwrap();
     drop(temporary);
@@ -58,7 +58,7 @@ fn nothing_half_written_keeps_a_name() {
 #[test]
 fn what_stands_there_is_replaced_only_when_asked() {
     let target = tempfile::tempdir().unwrap();
-    let dir = Dir::open_target(target.path()).unwrap();
+    let dir = Arc::new(Dir::open_target(target.path()).unwrap());
     std::fs::write(target.path().join("f"), "old").unwrap();
     let temporary = dir.new_symlink(b"/etc/passwd").unwrap();
     let error = temporary.place(name("f"), Placing::New).unwrap_err();
@@ -77,7 +77,7 @@ fn what_stands_there_is_replaced_only_when_asked() {
 #[test]
 fn a_link_to_itself_leaves_no_temporary_name() {
     let target = tempfile::tempdir().unwrap();
-    let dir = Dir::open_target(target.path()).unwrap();
+    let dir = Arc::new(Dir::open_target(target.path()).unwrap());
     std::fs::write(target.path().join("a"), "x").unwrap();
     std::fs::hard_link(target.path().join("a"), target.path().join("b")).unwrap();
     dir.new_link(&dir, name("a")).unwrap().place(name("b"), Placing::Replace).unwrap();
@@ -87,7 +87,7 @@ fn a_link_to_itself_leaves_no_temporary_name() {
 #[test]
 fn a_symbolic_link_is_linked_itself() {
     let target = tempfile::tempdir().unwrap();
-    let dir = Dir::open_target(target.path()).unwrap();
+    let dir = Arc::new(Dir::open_target(target.path()).unwrap());
     symlink("/nowhere", target.path().join("a")).unwrap();
     dir.new_link(&dir, name("a")).unwrap().place(name("b"), Placing::New).unwrap();
     assert_eq!(dir.read_link(name("b")).unwrap(), b"/nowhere");

@@ -1,0 +1,55 @@
+//! `init`: an embedded store, and the configuration that remembers it.
+
+use std::process::Command;
+
+use serde_json::json;
+
+use crate::cli::{Global, InitArgs, Output};
+use crate::config::ConfigFile;
+use crate::connect::{VaultUrl, vault_program};
+use crate::error::{Error, Result};
+
+/// Makes a store with the vault's own program and remembers it.
+///
+/// # Errors
+/// [`Error::Usage`] for a URL that is no directory, [`Error::Store`] with the vault's words.
+pub fn run(global: &Global, args: &InitArgs, output: &Output) -> Result<()> {
+    let absolute = std::path::absolute(&args.url).unwrap_or_else(|_| (&args.url).into());
+    let text =
+        if args.url.contains("://") { args.url.clone() } else { absolute.display().to_string() };
+    let VaultUrl::Embedded { dir } = VaultUrl::parse(&text)? else {
+        return Err(Error::Usage {
+            what: format!("{} is on the network", args.url),
+            hint: "make it there with `umbra-vault init DIR`, then `umbra enroll TOKEN` here"
+                .into(),
+        });
+    };
+    let program = vault_program()?;
+    let made = Command::new(&program)
+        .arg("init")
+        .arg(&dir)
+        .output()
+        .map_err(|source| Error::Io { what: "start", path: program.clone(), source })?;
+    if !made.status.success() {
+        let words = String::from_utf8_lossy(&made.stderr);
+        let words = words.trim();
+        return Err(Error::Store {
+            message: words.strip_prefix("umbra-vault: ").unwrap_or(words).to_owned(),
+            exit_code: made.status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1),
+        });
+    }
+    let mut file = ConfigFile::find(global.config.as_deref())?;
+    let url = VaultUrl::Embedded { dir: dir.clone() }.to_string();
+    file.config.vault = Some(url.clone());
+    file.config.vault_fingerprint = None;
+    file.config.vault_addresses.clear();
+    if global.machine.is_some() {
+        file.config.machine.clone_from(&global.machine);
+    }
+    file.write()?;
+    output.text(&format!("made the store {}", dir.display()))?;
+    output
+        .text("it is NOT encrypted: whoever can read the directory can read every backup in it")?;
+    output.text(&format!("remembered it in {}", file.path.display()))?;
+    output.object("summary", json!({"vault": url, "config": file.path, "encrypted": false}))
+}

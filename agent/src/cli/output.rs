@@ -1,0 +1,95 @@
+//! What goes to standard output: text for people, or one JSON object a line.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+use std::io::Write;
+
+use serde_json::{Map, Value, json};
+
+use crate::error::{Error, Result};
+use crate::monitor::Notice;
+
+/// How results are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// One JSON object a line.
+    pub json: bool,
+    /// Leave out what is not a result.
+    pub quiet: bool,
+}
+
+impl Output {
+    /// Prints a line for people; nothing with `--json`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where standard output cannot be written (a closed pipe).
+    pub fn text(&self, line: &str) -> Result<()> {
+        if self.json { Ok(()) } else { write_line(line.as_bytes()) }
+    }
+
+    /// Prints a line for people that is no result; nothing with `--json` or `--quiet`.
+    ///
+    /// # Errors
+    /// As [`Output::text`].
+    pub fn note(&self, line: &str) -> Result<()> {
+        if self.quiet { Ok(()) } else { self.text(line) }
+    }
+
+    /// Prints one object of type `kind`; nothing without `--json`.
+    ///
+    /// # Errors
+    /// As [`Output::text`].
+    pub fn object(&self, kind: &str, fields: Value) -> Result<()> {
+        if !self.json {
+            return Ok(());
+        }
+        let mut object = Map::new();
+        object.insert("type".into(), kind.into());
+        if let Value::Object(fields) = fields {
+            object.extend(fields);
+        }
+        write_line(Value::Object(object).to_string().as_bytes())
+    }
+
+    /// Reports a warning: an object with `--json`, a line on standard error otherwise.
+    pub fn warning(&self, notice: &Notice) {
+        let at = notice.at.map(|at| at.0);
+        if self.json {
+            let fields =
+                json!({"subject": notice.subject, "offset": at, "message": notice.message});
+            // A warning that cannot be shown must not stop what it warns about.
+            let _ = self.object("warning", fields);
+        } else {
+            eprintln!("warning: {}: {}", notice.subject, notice.message);
+        }
+    }
+
+    /// Reports the error that ended the command.
+    pub fn error(&self, error: &Error) {
+        if self.json {
+            let fields = json!({"message": error.to_string(), "exit_code": error.exit_code()});
+            let _ = self.object("error", fields);
+        }
+        eprintln!("umbra: {error}");
+    }
+}
+
+fn write_line(line: &[u8]) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    let written = out.write_all(line).and_then(|()| out.write_all(b"\n"));
+    written.map_err(|source| Error::Io { what: "write to", path: "standard output".into(), source })
+}
+
+/// Formats a number of bytes for people: `1.50 GiB`.
+pub fn bytes(count: u64) -> String {
+    indicatif::BinaryBytes(count).to_string()
+}
+
+/// Formats a span of time for people: `75 ms`, `12.3 s`, `4 min 05 s`.
+pub fn duration(time: std::time::Duration) -> String {
+    let seconds = time.as_secs();
+    match seconds {
+        0 => format!("{} ms", time.as_millis()),
+        1..=119 => format!("{:.1} s", time.as_secs_f64()),
+        _ => format!("{} min {:02} s", seconds / 60, seconds % 60),
+    }
+}

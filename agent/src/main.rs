@@ -1,0 +1,18 @@
+//! `umbra`: the agent, client and rescue tool.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use umbra_agent::cli::{self, Cli, Output};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let output = Output { json: cli.global.json, quiet: cli.global.quiet };
+    match cli::run(&cli, &output) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output.error(&error);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! A disk back from the vault, byte for byte, proven by the image hash.
+//!
+//! The map is walked in batches; the vault streams the chunks of a batch in the order of its
+//! packs; each is proven on arrival and written where the map says. The image hash is made of
+//! what is written, and once more of what the target gives back.
+
+use std::collections::HashMap;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use umbra_common::image_hash::{ImageHash, ImageHasher, SequentialImageHasher};
+use umbra_common::map::{Content, LocatedRun, MapReader};
+use umbra_common::node::NodeSource;
+use umbra_common::{ByteLen, ByteOffset, ByteRange, Reference};
+use umbra_net::{NetError, Reader, Wanted};
+
+use crate::catalog::Snapshot;
+use crate::error::{Error, Result};
+use crate::monitor::{Monitor, Stage};
+use crate::target::Target;
+
+/// Bytes of the disk whose chunks are asked for in one request.
+const BATCH_BYTES: u64 = 16 << 20;
+/// Requests under way at once.
+const REQUESTS: usize = 3;
+/// Chunks that wait to be written.
+const CHUNKS: usize = 64;
+/// Bytes read back at a time.
+const READ_BACK_BYTES: usize = 4 << 20;
+
+/// What a recovery came to. Sizes in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Recovered {
+    /// Written from chunks.
+    pub written: u64,
+    /// Zeros that had to be made.
+    pub zeroed: u64,
+    /// Chunks fetched, decompressed.
+    pub fetched: u64,
+    /// The image hash, equal to the snapshot's.
+    pub image_hash: [u8; 32],
+    /// True where the target was read back.
+    pub verified: bool,
+}
+
+/// Whether the target is read back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadBack {
+    /// Read everything back and prove it.
+    Verify,
+    /// Trust the system's answers.
+    Skip,
+}
+
+/// Where the bytes of a chunk go.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    disk: ByteOffset,
+    offset: u32,
+    len: u64,
+}
+
+/// Chunks of some pages, and where they go.
+#[derive(Default)]
+struct Batch {
+    wanted: Vec<Wanted>,
+    /// By position in `wanted` and number in the page.
+    places: HashMap<(usize, u32), Vec<Place>>,
+    pages: HashMap<Reference, usize>,
+    bytes: u64,
+}
+
+enum Work {
+    Chunk { bytes: Vec<u8>, places: Vec<Place> },
+    Zeros(ByteRange),
+}
+
+/// Writes the disk of `snapshot` to `target` and proves it.
+///
+/// # Errors
+/// [`Error::Damage`] where the vault's bytes are not those of the snapshot, [`Error::Io`] of the
+/// target, [`Error::Vault`]. The target is not whole then.
+pub fn recover(
+    snapshot: &Snapshot,
+    reader: &Reader,
+    nodes: &dyn NodeSource,
+    target: &Target,
+    read_back: ReadBack,
+    monitor: &dyn Monitor,
+) -> Result<Recovered> {
+    let len = snapshot.manifest.disk.length;
+    monitor.begin(Stage::Restore, Some(len.0));
+    let (batch_tx, batch_rx) = bounded::<Batch>(REQUESTS);
+    let (work_tx, work_rx) = bounded::<Work>(CHUNKS);
+    let (written, hash) = std::thread::scope(|scope| {
+        let planned = {
+            let work = work_tx.clone();
+            scope.spawn(move || plan(snapshot, nodes, &batch_tx, &work))
+        };
+        let mut fetching = Vec::new();
+        for _ in 0..REQUESTS {
+            let (batches, work) = (batch_rx.clone(), work_tx.clone());
+            fetching.push(scope.spawn(move || fetch(reader, &batches, &work)));
+        }
+        drop((batch_rx, work_tx));
+        let written = write(len, work_rx, target, monitor);
+        let join = |result: std::thread::Result<Result<()>>| {
+            result.unwrap_or_else(|_| Err(Error::Internal("a stage of recover panicked".into())))
+        };
+        let planned = join(planned.join());
+        let fetched: Vec<Result<()>> = fetching.into_iter().map(|t| join(t.join())).collect();
+        // A target that failed is the cause of everything else.
+        if let Err(error @ (Error::Io { .. } | Error::Damage { .. })) = written {
+            return Err(error);
+        }
+        fetched.into_iter().chain([planned]).collect::<Result<()>>()?;
+        written
+    })?;
+    let expected = snapshot.manifest.image_hash;
+    let damaged = |detail: &str| Error::Damage {
+        what: format!("snapshot {}", snapshot.reference.id),
+        detail: detail.into(),
+        hint: "run `umbra verify` on it and `umbra-vault check` on the vault; the target is not \
+               whole"
+            .into(),
+    };
+    if hash != expected {
+        return Err(damaged("the image hash of what was written is not the snapshot's"));
+    }
+    let mut recovered = Recovered { image_hash: hash.0, ..written };
+    if read_back == ReadBack::Verify {
+        target.settle()?;
+        monitor.begin(Stage::Verify, Some(len.0));
+        if read_hash(target, len, monitor)? != expected {
+            return Err(damaged("the target gave back other bytes than were written"));
+        }
+        recovered.verified = true;
+    }
+    Ok(recovered)
+}
+
+/// Walks the map; zeros go straight to the writer, chunks to the requests.
+fn plan(
+    snapshot: &Snapshot,
+    nodes: &dyn NodeSource,
+    batches: &Sender<Batch>,
+    work: &Sender<Work>,
+) -> Result<()> {
+    let gone = || Error::Internal("the stages of recover ended early".into());
+    let len = snapshot.manifest.disk.length;
+    let whole = ByteRange::new(ByteOffset(0), len).unwrap_or_default();
+    let map = MapReader::new(nodes, snapshot.map_link()?, len);
+    let mut batch = Batch::default();
+    for run in map.runs(whole) {
+        let LocatedRun { run, chunk } = run.map_err(|lost| Error::Damage {
+            what: format!("the image map at {}", lost.range),
+            detail: lost.error.to_string(),
+            hint: "run `umbra-vault check` on the vault".into(),
+        })?;
+        let (Content::Data { offset, .. }, Some(link)) = (run.content, chunk) else {
+            work.send(Work::Zeros(run.disk)).map_err(|_| gone())?;
+            continue;
+        };
+        let place = Place { disk: run.disk.start(), offset, len: run.disk.len().0 };
+        let item = *batch.pages.entry(link.parent).or_insert_with(|| {
+            batch.wanted.push(Wanted { node: link.parent, objects: Vec::new() });
+            batch.wanted.len() - 1
+        });
+        let places = batch.places.entry((item, link.number)).or_default();
+        if places.is_empty()
+            && let Some(wanted) = batch.wanted.get_mut(item)
+        {
+            wanted.objects.push((link.number, link.target));
+        }
+        places.push(place);
+        batch.bytes += place.len;
+        if batch.bytes >= BATCH_BYTES {
+            batches.send(std::mem::take(&mut batch)).map_err(|_| gone())?;
+        }
+    }
+    batches.send(batch).map_err(|_| gone())
+}
+
+fn fetch(reader: &Reader, batches: &Receiver<Batch>, work: &Sender<Work>) -> Result<()> {
+    for mut batch in batches {
+        if batch.wanted.is_empty() {
+            continue;
+        }
+        let wanted = std::mem::take(&mut batch.wanted);
+        reader.read(&wanted, &mut |item, number, plain: Result<_, NetError>| {
+            let bytes = plain?.body;
+            let places = batch.places.remove(&(item, number)).unwrap_or_default();
+            let sent = work.send(Work::Chunk { bytes, places });
+            sent.map_err(|_| Error::Internal("the writer of recover ended early".into()))
+        })?;
+        if !batch.places.is_empty() {
+            return Err(Error::Internal("the vault left chunks out without a word".into()));
+        }
+    }
+    Ok(())
+}
+
+fn write(
+    len: ByteLen,
+    work: Receiver<Work>,
+    target: &Target,
+    monitor: &dyn Monitor,
+) -> Result<(Recovered, ImageHash)> {
+    let hash_error = |error| Error::Internal(format!("the image hash: {error}"));
+    let mut hasher = ImageHasher::new(len);
+    let mut recovered = Recovered::default();
+    for work in work {
+        match work {
+            Work::Zeros(range) => {
+                recovered.zeroed += target.zero(range)?;
+                hasher.add_zeros(range).map_err(hash_error)?;
+                monitor.advance(range.len().0);
+            }
+            Work::Chunk { bytes, places } => {
+                recovered.fetched += bytes.len() as u64;
+                for place in places {
+                    let start = place.offset as usize;
+                    let end =
+                        start.saturating_add(usize::try_from(place.len).unwrap_or(usize::MAX));
+                    let part = bytes.get(start..end).ok_or_else(|| Error::Damage {
+                        what: format!("the image map at {}", place.disk),
+                        detail: "it names bytes that its chunk does not have".into(),
+                        hint: "run `umbra-vault check` on the vault".into(),
+                    })?;
+                    target.write(place.disk, part)?;
+                    hasher.add(place.disk, part).map_err(hash_error)?;
+                    recovered.written += place.len;
+                    monitor.advance(place.len);
+                }
+            }
+        }
+    }
+    match hasher.finish() {
+        Ok(hash) => Ok((recovered, hash)),
+        Err(error) => Err(Error::Internal(format!("the map does not cover the disk: {error}"))),
+    }
+}
+
+/// Reads the whole target back.
+fn read_hash(target: &Target, len: ByteLen, monitor: &dyn Monitor) -> Result<ImageHash> {
+    let mut hasher = SequentialImageHasher::new(len);
+    let mut buf = vec![0_u8; READ_BACK_BYTES];
+    let mut at = 0;
+    while at < len.0 {
+        let take = (len.0 - at).min(READ_BACK_BYTES as u64);
+        let part = buf.get_mut(..take as usize).unwrap_or_default();
+        target.read(ByteOffset(at), part)?;
+        hasher.push(part)?;
+        monitor.advance(take);
+        at += take;
+    }
+    Ok(hasher.finish()?)
+}

@@ -1,0 +1,218 @@
+//! What is on a disk: its partition table, its volumes, and the files of those that parse.
+
+use umbra_fsparse::ext::{Ext, Journal};
+use umbra_fsparse::partition::{self, PartitionTable, TableKind};
+use umbra_fsparse::{ByteLen, ByteOffset, ByteRange, Error, InodeNumber, ReadAt, Slice};
+
+use crate::monitor::{Monitor, Notice};
+use crate::tree::FileTree;
+
+/// Inode of the root directory of every ext2/3/4. SOURCE: `EXT4_ROOT_INO` in Linux fs/ext4/ext4.h.
+const EXT_ROOT: u64 = 2;
+
+/// How far a volume was understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Parse {
+    /// Every file is known.
+    Full,
+    /// Some structures could not be read; what they describe is residue.
+    Partial {
+        /// The first thing that went wrong.
+        reason: String,
+    },
+    /// Nothing is known about it; it is kept in disk order.
+    None {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Whether file systems are looked for at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParsePolicy {
+    /// Parse what is known.
+    Parse,
+    /// Keep the whole disk in disk order (`--no-parse`).
+    Skip,
+}
+
+/// A partition, or the whole disk where it has no partition table.
+#[derive(Debug)]
+pub struct Volume {
+    /// `part/N`, or `disk` where the file system covers the whole disk.
+    pub path: String,
+    /// The bytes of the disk that it has.
+    pub range: ByteRange,
+    /// The file system's name, or `unknown`.
+    pub kind: &'static str,
+    /// The file system's label.
+    pub label: Option<String>,
+    /// The file system's UUID in its usual text form.
+    pub uuid: Option<String>,
+    /// How far it was understood.
+    pub parse: Parse,
+    /// True where magic bytes of a file system stand there, parsed or not.
+    pub recognised: bool,
+    /// Its files, where it was understood.
+    pub tree: Option<FileTree>,
+}
+
+/// A disk as the parsers see it.
+#[derive(Debug)]
+pub struct Survey {
+    /// The partition table.
+    pub table: PartitionTable,
+    /// The volumes in disk order, which never overlap.
+    pub volumes: Vec<Volume>,
+}
+
+impl Survey {
+    /// Makes the survey of a stream of `len` bytes, of which nothing is known.
+    pub fn of_stream(len: ByteLen) -> Self {
+        let range = ByteRange::new(ByteOffset(0), len).unwrap_or_default();
+        let reason = "read as a stream".into();
+        let table = PartitionTable {
+            kind: TableKind::None,
+            disk_guid: None,
+            disk_signature: None,
+            partitions: Vec::new(),
+            warnings: Vec::new(),
+        };
+        Self { table, volumes: vec![Volume::unknown("disk".into(), range, reason)] }
+    }
+}
+
+impl Volume {
+    fn unknown(path: String, range: ByteRange, reason: String) -> Self {
+        Self {
+            path,
+            range,
+            kind: "unknown",
+            label: None,
+            uuid: None,
+            parse: Parse::None { reason },
+            recognised: false,
+            tree: None,
+        }
+    }
+}
+
+/// Looks at a whole disk. Never fails: what cannot be parsed is a volume without a tree.
+pub fn survey(disk: &dyn ReadAt, policy: ParsePolicy, monitor: &dyn Monitor) -> Survey {
+    let table = partition::read(disk);
+    for warning in &table.warnings {
+        monitor.warning(notice("partition table", ByteOffset(0), warning));
+    }
+    let mut volumes = Vec::new();
+    if table.kind == TableKind::None {
+        let whole = ByteRange::new(ByteOffset(0), disk.len()).unwrap_or_default();
+        volumes.push(look_at(disk, "disk".into(), whole, policy, monitor));
+    }
+    for partition in &table.partitions {
+        let path = format!("part/{}", partition.number);
+        volumes.push(look_at(disk, path, partition.range, policy, monitor));
+    }
+    Survey { table, volumes }
+}
+
+fn notice(subject: &str, base: ByteOffset, error: &Error) -> Notice {
+    let at = match error {
+        Error::NotFound { at, .. }
+        | Error::Corrupt { at, .. }
+        | Error::Unsupported { at, .. }
+        | Error::Limit { at, .. } => base.checked_add(ByteLen(at.0)),
+        _ => None,
+    };
+    Notice { subject: subject.into(), at, message: error.to_string() }
+}
+
+fn look_at(
+    disk: &dyn ReadAt,
+    path: String,
+    range: ByteRange,
+    policy: ParsePolicy,
+    monitor: &dyn Monitor,
+) -> Volume {
+    let slice = Slice::new(disk, range);
+    let reason = "no file system that this version reads".into();
+    let mut volume = Volume::unknown(path, range, reason);
+    if policy == ParsePolicy::Skip {
+        volume.parse = Parse::None { reason: "parsing was switched off".into() };
+        return volume;
+    }
+    let known = crate::signature::identify(&slice);
+    if let Some(kind) = known {
+        volume.kind = kind;
+        volume.recognised = true;
+        volume.parse = Parse::None { reason: format!("{kind} is not parsed by this version") };
+    }
+    match Ext::open(&slice, Journal::Replay) {
+        Ok(ext) => parse_ext(&ext, &mut volume, monitor),
+        Err(Error::NotFound { .. } | Error::Io { .. }) => {}
+        Err(error) => {
+            monitor.warning(notice(&volume.path, range.start(), &error));
+            volume.recognised = true;
+            volume.parse = Parse::None { reason: error.to_string() };
+        }
+    }
+    volume
+}
+
+fn parse_ext(ext: &Ext<'_>, volume: &mut Volume, monitor: &dyn Monitor) {
+    volume.kind = ext.kind();
+    volume.recognised = true;
+    let label = String::from_utf8_lossy(ext.label()).into_owned();
+    volume.label = Some(label).filter(|label| !label.is_empty());
+    volume.uuid = Some(uuid_text(&ext.uuid()));
+    let base = volume.range.start();
+    for warning in ext.warnings() {
+        monitor.warning(notice(&volume.path, base, &warning.error));
+    }
+    let mut tree = FileTree::default();
+    let outcome = ext.walk(&mut tree);
+    let doubled = tree.sort();
+    match &outcome {
+        Ok(summary) => tree.set_root(summary.root),
+        // What was found before the walk ended hangs below the root of every ext.
+        Err(_) => tree.set_root(InodeNumber(EXT_ROOT)),
+    }
+    let (warnings, total) = tree.warnings();
+    for warning in warnings {
+        let mut notice = notice(&volume.path, base, &warning.error);
+        if let Some(inode) = warning.inode {
+            notice.subject = format!("{} inode {}", volume.path, inode.0);
+        }
+        monitor.warning(notice);
+    }
+    if doubled > 0 {
+        let message = format!("{doubled} names stand twice in one directory; one each is kept");
+        monitor.warning(Notice { subject: volume.path.clone(), at: Some(base), message });
+    }
+    volume.parse = match (outcome, warnings.first()) {
+        (Ok(summary), None) if summary.complete && doubled == 0 => Parse::Full,
+        (Ok(_), first) => Parse::Partial {
+            reason: match first {
+                Some(first) if total > 1 => format!("{} (and {} more)", first.error, total - 1),
+                Some(first) => first.error.to_string(),
+                None => "some structures could not be read".into(),
+            },
+        },
+        (Err(error), _) => {
+            monitor.warning(notice(&volume.path, base, &error));
+            Parse::Partial { reason: error.to_string() }
+        }
+    };
+    volume.tree = Some(tree);
+}
+
+/// Formats a UUID in its usual text form (big-endian, RFC 9562).
+pub fn uuid_text(uuid: &[u8; 16]) -> String {
+    let mut text = String::with_capacity(36);
+    for (index, byte) in uuid.iter().enumerate() {
+        if matches!(index, 4 | 6 | 8 | 10) {
+            text.push('-');
+        }
+        text.push_str(&format!("{byte:02x}"));
+    }
+    text
+}

@@ -1,0 +1,83 @@
+//! Nodes of snapshots, read from a vault and kept while they are near.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use umbra_common::node::{Node, NodeSource};
+use umbra_common::{Error, Reference, Result};
+use umbra_net::{NetError, Reader, Wanted};
+
+/// Nodes kept at most; beyond that the cache starts anew.
+const KEPT_NODES: usize = 4096;
+
+/// A source of nodes over a vault's reader.
+pub struct VaultNodes {
+    reader: Reader,
+    kept: Mutex<HashMap<Reference, Arc<Node>>>,
+}
+
+impl VaultNodes {
+    /// Makes a source over `reader`.
+    pub fn new(reader: Reader) -> Self {
+        Self { reader, kept: Mutex::new(HashMap::new()) }
+    }
+
+    fn find(&self, reference: &Reference) -> Option<Arc<Node>> {
+        self.kept.lock().ok()?.get(reference).cloned()
+    }
+
+    fn keep(&self, node: &Arc<Node>, reference: Reference) {
+        if let Ok(mut kept) = self.kept.lock() {
+            if kept.len() >= KEPT_NODES {
+                kept.clear();
+            }
+            kept.insert(reference, Arc::clone(node));
+        }
+    }
+}
+
+fn unavailable(reference: Reference, source: NetError) -> Error {
+    Error::Unavailable { reference, source: Box::new(source) }
+}
+
+impl NodeSource for VaultNodes {
+    fn child(&self, parent: &Reference, number: u32, want: &Reference) -> Result<Arc<Node>> {
+        let mut nodes = self.children(parent, &[number], std::slice::from_ref(want))?;
+        let reason = "the vault gave nothing";
+        nodes.pop().ok_or(Error::Corrupt { what: want.kind.name(), at: 0, reason })
+    }
+
+    fn children(
+        &self,
+        parent: &Reference,
+        numbers: &[u32],
+        want: &[Reference],
+    ) -> Result<Vec<Arc<Node>>> {
+        let asked: Vec<(u32, Reference)> = numbers
+            .iter()
+            .copied()
+            .zip(want.iter().copied())
+            .filter(|(_, reference)| self.find(reference).is_none())
+            .collect();
+        let mut fresh: HashMap<Reference, Arc<Node>> = HashMap::new();
+        if !asked.is_empty() {
+            let wanted = [Wanted { node: *parent, objects: asked }];
+            self.reader
+                .read(&wanted, &mut |_, _, plain| {
+                    let plain = plain?;
+                    let node =
+                        Node { kind: plain.reference.kind, refs: plain.refs, body: plain.body };
+                    fresh.insert(plain.reference, Arc::new(node));
+                    Ok::<(), NetError>(())
+                })
+                .map_err(|error| unavailable(*want.first().unwrap_or(parent), error))?;
+        }
+        fresh.iter().for_each(|(reference, node)| self.keep(node, *reference));
+        let found = |reference: &Reference| {
+            let node = fresh.get(reference).cloned().or_else(|| self.find(reference));
+            let reason = "the vault left it out";
+            node.ok_or(Error::Corrupt { what: reference.kind.name(), at: 0, reason })
+        };
+        want.iter().map(found).collect()
+    }
+}
