@@ -57,7 +57,7 @@ pub struct Browser<'s> {
 enum Lookup {
     Found {
         path: Vec<u8>,
-        entry: Entry,
+        entry: Box<Entry>,
     },
     Nothing,
     /// A link on the way that was not followed.
@@ -127,7 +127,9 @@ impl<'s> Browser<'s> {
         };
         let name = |path: &[u8]| display(&[self.volume_path(volume).as_bytes(), path].concat());
         match self.look(volume, rest, links)? {
-            Lookup::Found { path, entry } => Ok(Place { volume, path, entry, explicit: true }),
+            Lookup::Found { path, entry } => {
+                Ok(Place { volume, path, entry: *entry, explicit: true })
+            }
             Lookup::Nothing => Err(self.nothing(&display(path))),
             Lookup::TooManyLinks => Err(too_many_links(&display(path))),
             Lookup::Link { path, target } => {
@@ -146,7 +148,7 @@ impl<'s> Browser<'s> {
         for (volume, _) in self.volumes() {
             match self.look(volume, path, links)? {
                 Lookup::Found { path, entry } => {
-                    found.push(Place { volume, path, entry, explicit: false });
+                    found.push(Place { volume, path, entry: *entry, explicit: false });
                 }
                 Lookup::Nothing => {}
                 Lookup::TooManyLinks => other = Some(too_many_links(&display(path))),
@@ -248,7 +250,7 @@ impl<'s> Browser<'s> {
         }
         let path = joined(&way);
         let entry = way.pop().ok_or_else(|| Error::Internal("a path without a root".into()))?;
-        Ok(Lookup::Found { path, entry })
+        Ok(Lookup::Found { path, entry: Box::new(entry) })
     }
 
     /// Finds a name in the directory that the way ends at.

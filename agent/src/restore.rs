@@ -209,7 +209,7 @@ impl Run<'_> {
                 self.directory(*parent, name, &found)
             }
             select::Visited::Found(found) if found.verdict == Verdict::Include => {
-                self.object(volume, *parent, name, found.entry)?;
+                self.object(volume, *parent, name, *found.entry)?;
                 Ok(None)
             }
             select::Visited::Found(_) => Ok(None),

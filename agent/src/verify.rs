@@ -350,7 +350,7 @@ fn read_files(
             let path = in_volume(name, &path);
             let first = look_at(content, &path, &entry, depth, report)?;
             if depth == Depth::Files && entry.record.file_type == FileType::File {
-                files.insert((first, report.entries), (path, entry));
+                files.insert((first, report.entries), (path, *entry));
             }
             if files.len() >= SLICE_FILES {
                 prove(content, std::mem::take(&mut files), report, monitor)?;

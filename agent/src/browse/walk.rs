@@ -23,7 +23,7 @@ pub enum Visit {
         /// Names joined by `/`; empty for the root.
         path: Vec<u8>,
         /// What stands there.
-        entry: Entry,
+        entry: Box<Entry>,
     },
     /// A directory, or a part of one, that cannot be read.
     Lost {
@@ -40,7 +40,7 @@ pub struct Walk<'s> {
     first: Option<Visit>,
     open: Vec<Level<'s>>,
     /// The directory that was visited last and is not entered yet.
-    enter: Option<(Vec<u8>, Entry)>,
+    enter: Option<(Vec<u8>, Box<Entry>)>,
 }
 
 struct Level<'s> {
@@ -52,7 +52,7 @@ struct Level<'s> {
 
 impl<'s> Walk<'s> {
     pub(super) fn new(nodes: &'s dyn NodeSource, place: &Place) -> Self {
-        let first = Visit::Entry { path: place.path.clone(), entry: place.entry.clone() };
+        let first = Visit::Entry { path: place.path.clone(), entry: Box::new(place.entry.clone()) };
         Self { nodes, first: Some(first), open: Vec::new(), enter: None }
     }
 
@@ -108,7 +108,7 @@ impl<'s> Walk<'s> {
                         path.push(b'/');
                     }
                     path.extend_from_slice(&entry.record.name);
-                    return Ok(Some(Visit::Entry { path, entry }));
+                    return Ok(Some(Visit::Entry { path, entry: Box::new(entry) }));
                 }
                 Some(Err(error)) => {
                     let path = level.path.clone();

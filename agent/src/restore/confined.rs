@@ -241,11 +241,6 @@ impl Dir {
     pub fn sync(&self) -> io::Result<()> {
         Ok(rustix::fs::syncfs(&self.fd)?)
     }
-
-    /// Tells whether the file system has no room for an ordinary user.
-    pub fn is_full(&self) -> bool {
-        rustix::fs::fstatvfs(&self.fd).is_ok_and(|stat| stat.f_bavail == 0)
-    }
 }
 
 impl AsFd for Dir {

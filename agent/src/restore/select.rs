@@ -132,7 +132,7 @@ pub fn paths_in(file: &Path) -> Result<Vec<Vec<u8>>> {
 
 /// What a visit comes to.
 pub(super) enum Visited {
-    Found(Found),
+    Found(Box<Found>),
     /// A directory that cannot be read.
     Lost {
         path: Vec<u8>,
@@ -142,7 +142,7 @@ pub(super) enum Visited {
 
 /// Something that a walk found.
 pub(super) struct Found {
-    pub(super) entry: Entry,
+    pub(super) entry: Box<Entry>,
     pub(super) verdict: Verdict,
 }
 
@@ -187,7 +187,10 @@ pub(super) fn visit<T>(
         let name = if is_top { selection.name.clone() } else { entry.record.name.clone() };
         let own = match verdict {
             Verdict::Exclude => None,
-            _ => each(parent, &name, Visited::Found(Found { entry, verdict }))?,
+            _ => {
+                let found = Found { entry, verdict };
+                each(parent, &name, Visited::Found(Box::new(found)))?
+            }
         };
         match own {
             Some(own) if is_dir => open.push((path, own, verdict)),
