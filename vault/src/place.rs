@@ -2,7 +2,7 @@
 
 use crate::clock::{now, random};
 use crate::error::{Result, VaultError};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use umbra_net::Identity;
@@ -66,8 +66,12 @@ impl Place {
         if path.exists() {
             return Ok(Identity::read(&path)?);
         }
-        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&keys);
-        made.map_err(|source| self.io("cannot make the directory keys", source))?;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&keys)
+            .and_then(|()| std::fs::set_permissions(&keys, PermissionsExt::from_mode(0o700)))
+            .map_err(|source| self.io("cannot make the directory keys", source))?;
         let identity = Identity::generate()?;
         // Written aside and linked, so that a crash leaves a whole key or none.
         let aside = keys.join(format!("vault.key.{}", std::process::id()));
@@ -131,7 +135,7 @@ impl Place {
     }
 
     fn index(&self) -> Box<dyn umbra_store::IndexOpener> {
-        Box::new(umbra_store::MemoryIndexOpener)
+        Box::new(umbra_index_rocksdb::RocksIndexOpener::new(self.dir.join("index")))
     }
 }
 

@@ -226,3 +226,6 @@ fn key_error(
         source: Box::new(error),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -95,6 +95,7 @@ fn listen_on(
         what: format!("{text:?} is no address to listen on"),
         hint: "write ADDR:PORT, for example 0.0.0.0:8407 or [::]:8407".to_owned(),
     };
-    let address = text.to_socket_addrs().map_err(|_| usage())?.next().ok_or_else(usage)?;
+    let found = text.to_socket_addrs().or_else(|_| (text, DEFAULT_PORT).to_socket_addrs());
+    let address = found.map_err(|_| usage())?.next().ok_or_else(usage)?;
     start(address, open, identity, backend)
 }

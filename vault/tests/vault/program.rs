@@ -267,3 +267,42 @@ fn what_is_no_store_is_said_so() {
     let (code, _, _) = run(other_home.path(), &["init", &other]);
     assert_eq!(code, 1);
 }
+
+/// Not a test but a measurement: `cargo test --release -p umbra-vault -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn how_fast_chunks_go_up_and_come_back() {
+    let (home, store) = home_with_store();
+    let home = home.path();
+    let key = Identity::generate().unwrap();
+    let vault = Running::embedded(home, &store, &key, &[]);
+    let client = vault.connect(&key, "m");
+    let tree = tree(10, 256 << 10);
+    let bytes: u64 = tree.objects.iter().map(umbra_common::wire::Object::weight).sum();
+    let rate = |start: std::time::Instant| {
+        let seconds = start.elapsed().as_secs_f64();
+        format!("{:.0} MiB/s ({seconds:.2} s)", bytes as f64 / seconds / 1_048_576.0)
+    };
+    let upload = client.upload(begin(1)).unwrap();
+    let start = std::time::Instant::now();
+    tree.objects.iter().for_each(|object| upload.send(object.clone()).unwrap());
+    upload.commit(commit(&tree)).unwrap();
+    let up = rate(start);
+    let start = std::time::Instant::now();
+    read_back(&client, &tree);
+    let traffic = client.traffic();
+    let more = (traffic.bytes_sent as f64 / bytes as f64 - 1.0) * 100.0;
+    eprintln!("up {up}, down {}, {more:.1} % more bytes than objects", rate(start));
+    let start = std::time::Instant::now();
+    drop((upload, client));
+    let client_gone = start.elapsed();
+    let mut vault = vault;
+    drop(vault.stdin.take());
+    vault.code();
+    eprintln!("client closed after {client_gone:?}, vault gone after {:?}", start.elapsed());
+    let start = std::time::Instant::now();
+    let vault = Running::embedded(home, &store, &key, &[]);
+    eprintln!("vault there after {:?}", start.elapsed());
+    drop(vault.connect(&key, "m"));
+    eprintln!("connected and closed after {:?}", start.elapsed());
+}
