@@ -10,6 +10,9 @@ mod bytes;
 mod cipher;
 mod error;
 mod format;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod golden;
 mod ids;
 mod index;
 mod journal;

@@ -136,6 +136,12 @@ fn read_owner(file: &dyn VfsFile) -> Option<Owner> {
     Owner::decode(&bytes)
 }
 
+/// The bytes of a lock file, for the golden test.
+#[cfg(test)]
+pub(crate) fn golden_lock() -> Vec<u8> {
+    Owner { pid: 4711, epoch: 8, since: Timestamp(1_700_000_000_000_000_000), ended: true }.encode()
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {

@@ -199,5 +199,20 @@ impl Inner {
     }
 }
 
+/// The bytes of a segment with one entry of each kind, for the golden test.
+#[cfg(test)]
+pub(crate) fn golden_segment(store: StoreId) -> Vec<u8> {
+    let time = Timestamp(1_700_000_000_000_000_000);
+    let mut end = ChainEnd::default();
+    let header = SegmentHeader { store, number: 1, after: end, epoch: 2, created: time };
+    let mut bytes = header.encode();
+    for entry in entry::tests::one_of_each() {
+        let (encoded, next) = LogRecord::encode(&entry, time, end);
+        bytes.extend_from_slice(&encoded);
+        end = next;
+    }
+    bytes
+}
+
 #[cfg(test)]
 mod tests;

@@ -164,7 +164,7 @@ fn object(kind: Kind, refs: &[Reference], body: &[u8]) -> Object {
 /// Bytes that depend on a number alone: every third does not compress.
 fn content(seed: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
-    if seed % 3 == 0 {
+    if seed.is_multiple_of(3) {
         let mut stream = blake3::Hasher::new_keyed(&[1; 32]);
         stream.update(&seed.to_le_bytes());
         stream.finalize_xof().fill(&mut bytes);

@@ -134,7 +134,7 @@ impl SimVfs {
     pub fn after_power_cut(&self, seed: u64) -> Self {
         let disk = self.disk();
         let mut random = seed;
-        let mut survives = || seed != 0 && next_random(&mut random) % 2 == 0;
+        let mut survives = || seed != 0 && next_random(&mut random).is_multiple_of(2);
         let mut files = Vec::new();
         for file in &disk.files {
             let mut durable = file.durable.clone();

@@ -99,7 +99,7 @@ fn second_backup(store: &Store, first: &[Object], second: &[Object]) {
     assert_eq!(receipt.sequence, 2);
     assert_eq!(receipt.previous.unwrap(), store.receipts()[0].hash().unwrap());
     let digits = &receipt.snapshot.to_string()[..12];
-    assert_eq!(store.receipts_by_prefix(digits), [receipt.clone()]);
+    assert_eq!(store.receipts_by_prefix(digits), std::slice::from_ref(&receipt));
     assert_eq!(store.receipt_of(&receipt.snapshot), Some(receipt));
 }
 
