@@ -128,8 +128,11 @@ fn run(cli: &Cli, output: &Output) -> Result<u8> {
     match &cli.command {
         Command::Init { dir } => init(&Place::new(dir), output),
         Command::Serve { store, listen } => {
-            let config = Config::find(cli.global.config.as_deref())?;
-            let listen = listen.clone().or_else(|| config.listen.clone());
+            // The file is read only for what the command line leaves out.
+            let listen = match listen {
+                Some(listen) => Some(listen.clone()),
+                None => Config::find(cli.global.config.as_deref())?.listen,
+            };
             serve::run(&place(cli, store)?, listen.as_deref(), output)
         }
         Command::Embedded { store, read_only } => {

@@ -239,6 +239,42 @@ fn a_killed_vault_loses_nothing_that_it_acknowledged() {
 }
 
 #[test]
+fn an_agent_goes_on_by_itself_after_its_vault_was_killed_and_started_again() {
+    let (home, store) = home_with_store();
+    let home = home.path();
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let listen = socket.local_addr().unwrap().to_string();
+    drop(socket);
+    let serve = || {
+        let arguments = ["serve", "--store", &store, "--listen", &listen, "--json"];
+        Running::start(home, &arguments, None)
+    };
+    let mut vault = serve();
+    let (_, objects, _) = run(home, &["agent", "token", "--store", &store]);
+    let token = Token::from_text(objects[0]["token"].as_str().unwrap()).unwrap();
+    let identity = Identity::generate().unwrap();
+    Client::enroll(&token, &identity, "m", "test").unwrap();
+    let client = Client::connect(Connect::new(token.addresses, token.vault, identity)).unwrap();
+    let tree = tree(11, 20_000);
+    let upload = client.upload(begin(1)).unwrap();
+    let (first, rest) = tree.objects.split_at(150);
+    first.iter().for_each(|object| upload.send(object.clone()).unwrap());
+    vault.signal("-KILL");
+    vault.code();
+    let vault = serve();
+    let start = std::time::Instant::now();
+    rest.iter().for_each(|object| upload.send(object.clone()).unwrap());
+    upload.commit(commit(&tree)).unwrap();
+    // The new process tells at once that it does not know the connection; silence would be
+    // noticed after 20 s.
+    let taken = start.elapsed();
+    assert!(taken < Duration::from_secs(10), "{taken:?}");
+    drop(upload);
+    read_back(&client, &tree);
+    drop(vault);
+}
+
+#[test]
 fn what_is_no_store_is_said_so() {
     let home = tempfile::tempdir().unwrap();
     let home = home.path();
