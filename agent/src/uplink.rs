@@ -1,7 +1,7 @@
 //! The vault's side of a backup over the network client.
 
 use umbra_common::snapshot::Receipt;
-use umbra_common::wire::{Begin, Commit, Object};
+use umbra_common::wire::{Begin, Commit, Label, Object};
 use umbra_common::{ObjectId, Reference};
 use umbra_net::{Client, Upload};
 
@@ -45,8 +45,16 @@ impl Uplink for VaultUplink {
         Ok(self.upload.flush()?)
     }
 
-    fn commit(&self, manifest: ObjectId, tags: &[String]) -> Result<Receipt> {
-        let commit = Commit { manifest, labels: Vec::new(), tags: tags.to_vec() };
+    fn commit(
+        &self,
+        manifest: ObjectId,
+        tags: &[String],
+        figures: &[(&str, u64)],
+    ) -> Result<Receipt> {
+        let label =
+            |(name, value): &(&str, u64)| Label { name: (*name).into(), value: value.to_string() };
+        let labels = figures.iter().map(label).collect();
+        let commit = Commit { manifest, labels, tags: tags.to_vec() };
         Ok(Receipt::decode(&self.upload.commit(commit)?)?)
     }
 

@@ -156,14 +156,17 @@ fn commit(
     }
     let mut built = built?;
     built.ids.extend(sink.finish()?);
+    let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    let bytes_new = [&counts.new_files, &counts.new_residue, &counts.new_meta].map(load);
     let receipt = match job.policy {
         SendPolicy::Send => {
             job.uplink.settle()?;
-            Some(job.uplink.commit(built.manifest.id, &job.labels.tags)?)
+            let figures =
+                [("bytes_new", bytes_new.iter().sum()), ("bytes_stored", load(&counts.stored))];
+            Some(job.uplink.commit(built.manifest.id, &job.labels.tags, &figures)?)
         }
         SendPolicy::CountOnly => None,
     };
-    let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
     Ok(Outcome {
         snapshot: built.manifest.id,
         receipt,
@@ -171,7 +174,7 @@ fn commit(
         bytes_read: built.bytes_read,
         map: built.map,
         bytes_files: built.bytes_files,
-        bytes_new: [load(&counts.new_files), load(&counts.new_residue), load(&counts.new_meta)],
+        bytes_new,
         bytes_stored: load(&counts.stored),
         bytes_sent: job.uplink.bytes_sent(),
         chunks_total: built.chunks_total,

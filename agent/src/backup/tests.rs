@@ -100,7 +100,7 @@ impl Uplink for MemoryVault {
         Ok(())
     }
 
-    fn commit(&self, manifest: ObjectId, tags: &[String]) -> Result<Receipt> {
+    fn commit(&self, manifest: ObjectId, tags: &[String], _: &[(&str, u64)]) -> Result<Receipt> {
         Ok(Receipt {
             store: StoreId([1; 16]),
             sequence: 1,

@@ -30,8 +30,14 @@ pub trait Uplink: Send + Sync {
     fn send(&self, object: Object) -> Result<()>;
     /// Waits until everything that was sent is durable.
     fn settle(&self) -> Result<()>;
-    /// Commits the manifest, which everything it refers to has preceded.
-    fn commit(&self, manifest: ObjectId, tags: &[String]) -> Result<Receipt>;
+    /// Commits the manifest, which everything it refers to has preceded. `figures` stand in the
+    /// receipt as labels, for lists.
+    fn commit(
+        &self,
+        manifest: ObjectId,
+        tags: &[String],
+        figures: &[(&str, u64)],
+    ) -> Result<Receipt>;
     /// Returns the bytes sent on the wire so far.
     fn bytes_sent(&self) -> u64;
 }
