@@ -8,7 +8,7 @@ use crate::env::BuildEnv;
 use crate::process;
 use crate::setup::{self, Purpose};
 use crate::test::{self, Counts};
-use crate::tidy;
+use crate::{demo, tidy};
 
 /// What `cargo xtask ci` can be told.
 #[derive(clap::Args)]
@@ -66,6 +66,7 @@ pub(crate) fn run(env: &BuildEnv, options: &Options) -> Result<()> {
             Ok(())
         });
         run.stage("docs", minutes(4, 4), docs);
+        run.stage("demo", minutes(3, 3), demo::run_small);
     }
     run.report(begin.elapsed())?;
     println!("{}", counts.closing_line());

@@ -3,3 +3,11 @@
 //! Each module is one promise of the README or of CLI.md. What a test cannot do on a machine (no root, no corpus, no
 //! programs) it tells with `umbra_tests::skip`.
 #![allow(clippy::print_stdout, reason = "tests print seeds and figures")]
+
+mod bad_input;
+mod corpus_files;
+mod corpus_recover;
+mod dirty_ext4;
+mod image_hash_script;
+mod ordinary_user;
+mod resume;

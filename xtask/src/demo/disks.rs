@@ -231,7 +231,7 @@ impl<'e> System<'e> {
             writeln!(script, "rm \"/{path}\"")?;
         }
         let document = changed.join("document");
-        write_noise(&document, 12 << 20, 1)?;
+        write_noise(&document, self.noise_bytes() / 32, 1)?;
         writeln!(script, "mkdir /srv2\nwrite {} /srv2/document", document.display())?;
         self.debugfs(disk, &script)
     }

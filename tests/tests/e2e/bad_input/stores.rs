@@ -178,12 +178,12 @@ fn a_full_store_says_so_and_keeps_what_it_has() -> Result<()> {
     let (small, large) = (home.path("a.img"), home.path("b.img"));
     write_noise(&small, 4 << 20, &mut Noise::new(31))?;
     write_noise(&large, 256 << 20, &mut Noise::new(32))?;
-    home.backup(&small, "small")?;
+    let kept = home.backup(&small, "small")?;
     let large_text = large.to_string_lossy().into_owned();
     let answer =
         umbra(&home, &["--json", "--machine", "m", "--disk", "large", "backup", &large_text])?;
     expect_refusal(answer, 14, &["space"])?;
     let back = home.path("back.img");
-    home.recover("latest", &back)?;
+    home.recover(text(&kept, "snapshot")?, &back)?;
     umbra_tests::images::expect_equal(&small, &back)
 }

@@ -77,7 +77,7 @@ fn a_device_that_is_too_small_or_mounted_is_refused() -> Result<()> {
     File::create(&small)?.set_len(8 << 20)?;
     let device = Loop::attach(&small)?;
     let answer = recover(&home, &snapshot, Path::new(&device.0), &["--yes-destroy", &device.0])?;
-    expect_refusal(answer, 5, &["small", &device.0])?;
+    expect_refusal(answer, 5, &["8388608", "16777216", &device.0])?;
     ensure!(fs::read(&small)?.iter().all(|byte| *byte == 0), "the small target was written to");
 
     let busy = home.path("busy.img");
@@ -89,7 +89,7 @@ fn a_device_that_is_too_small_or_mounted_is_refused() -> Result<()> {
     let answer = recover(&home, &snapshot, Path::new(&device.0), &["--yes-destroy", &device.0]);
     let source = Answer::of(home.umbra().args(["--disk", "x", "backup", &device.0]));
     must(Command::new("umount").arg(&dir))?;
-    expect_refusal(answer?, 5, &["mounted"])?;
+    expect_refusal(answer?, 5, &["in use", "unmount"])?;
     // As a source it is in use too, and there is no sound method for it yet.
     expect_refusal(source?, 5, &["mounted", "inconsistent-ok"])?;
 
