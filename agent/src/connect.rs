@@ -108,7 +108,8 @@ pub fn connect(global: &Global, access: Access) -> Result<Connection> {
             let machine = global.machine.clone().or(file.config.machine);
             let machine = machine.unwrap_or_else(config::host_name);
             let wait = Duration::from_secs(global.wait);
-            let (client, embedded) = connect_embedded(dir, &machine, access, wait)?;
+            let limit = global.limit_upload;
+            let (client, embedded) = connect_embedded(dir, &machine, access, wait, limit)?;
             Ok(Connection { client, machine, url, _embedded: embedded })
         }
         VaultUrl::Network { address } => connect_network(global, &file, address, access, &url),
@@ -143,6 +144,7 @@ fn connect_network(
     addresses.extend(file.config.vault_addresses.iter().filter(|a| *a != address).cloned());
     let mut options = Connect::new(addresses, vault, identity);
     options.software = software();
+    options.upload_bytes_per_second = global.limit_upload;
     // Another name than the enrolled one is a question while reading and an error while writing.
     if access == Access::Write {
         options.machine = global.machine.clone();
@@ -179,6 +181,7 @@ fn connect_embedded(
     machine: &str,
     access: Access,
     wait: Duration,
+    limit_upload: Option<u64>,
 ) -> Result<(Client, Option<Embedded>)> {
     if !dir.join("FORMAT").exists() {
         return Err(Error::NoVault {
@@ -201,6 +204,7 @@ fn connect_embedded(
                 let mut options = Connect::new(vec![address], vault, identity);
                 options.machine = Some(machine.into());
                 options.software = software();
+                options.upload_bytes_per_second = limit_upload;
                 return Ok((Client::connect(options)?, Some(embedded)));
             }
             Answer::Error { exit_code: 11, .. } if Instant::now() < deadline => {

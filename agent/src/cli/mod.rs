@@ -55,6 +55,9 @@ pub struct Global {
     /// No progress bars.
     #[arg(long, global = true, env = "UMBRA_NO_PROGRESS")]
     pub no_progress: bool,
+    /// Most bytes a second to send, for example 500K, 20M or 1G (powers of 1024).
+    #[arg(long, global = true, env = "UMBRA_LIMIT_UPLOAD", value_name = "RATE", value_parser = rate)]
+    pub limit_upload: Option<u64>,
     /// Where tables of known chunks are kept.
     #[arg(long, global = true, env = "UMBRA_CACHE_DIR", value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
@@ -299,6 +302,20 @@ pub struct ManArgs {
     pub dir: PathBuf,
 }
 
+/// Reads a rate in bytes a second.
+fn rate(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match text.get(digits.len()..).unwrap_or_default().to_ascii_uppercase().as_str() {
+        "" | "B" => 1,
+        "K" | "KIB" => 1_u64 << 10,
+        "M" | "MIB" => 1 << 20,
+        "G" | "GIB" => 1 << 30,
+        _ => return Err("use a number with K, M or G behind it".into()),
+    };
+    let rate = digits.parse().ok().and_then(|number: u64| number.checked_mul(unit));
+    rate.filter(|rate| *rate > 0).ok_or_else(|| "use a number above 0, such as 20M".into())
+}
+
 /// Carries out a command line.
 ///
 /// # Errors
@@ -325,4 +342,24 @@ pub fn run(cli: &Cli, output: &Output) -> Result<()> {
 /// Returns the definition of the command line, for completions and manual pages.
 pub fn definition() -> clap::Command {
     Cli::command()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        definition().debug_assert();
+    }
+
+    #[test]
+    fn rates_are_read() {
+        let read = ["512", "20M", "1GiB", "3k"].map(|text| rate(text).unwrap());
+        assert_eq!(read, [512, 20 << 20, 1 << 30, 3072]);
+        for bad in ["", "M", "0", "-1", "1T", "99999999999999999999G"] {
+            assert!(rate(bad).is_err(), "{bad}");
+        }
+    }
 }
