@@ -5,6 +5,7 @@
 
 mod checks;
 mod disks;
+mod noise;
 mod programs;
 
 use std::path::Path;
