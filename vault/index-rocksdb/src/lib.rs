@@ -130,7 +130,7 @@ impl RocksIndex {
     }
 
     /// Calls `each` for the rows whose keys begin with `prefix`, by key.
-    fn for_rows(&self, prefix: u8, each: &mut dyn FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
+    fn for_rows(&self, prefix: u8, mut each: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
         let mut options = ReadOptions::default();
         options.set_readahead_size(4 << 20);
         options.fill_cache(false);
@@ -207,7 +207,7 @@ impl Index for RocksIndex {
 
     fn packs(&self) -> Result<Vec<(PackId, PackRow)>> {
         let mut found = Vec::new();
-        self.for_rows(rows::PACK_PREFIX, &mut |key, value| {
+        self.for_rows(rows::PACK_PREFIX, |key, value| {
             let pack = rows::decode_pack_key(key).zip(rows::decode_pack(value));
             found.push(pack.ok_or_else(rows::damaged)?);
             Ok(())
@@ -216,7 +216,7 @@ impl Index for RocksIndex {
     }
 
     fn for_each(&self, each: &mut dyn FnMut(Key, Location) -> Result<()>) -> Result<()> {
-        self.for_rows(rows::OBJECT_PREFIX, &mut |key, value| {
+        self.for_rows(rows::OBJECT_PREFIX, |key, value| {
             let row = rows::decode_object_key(key).zip(rows::decode_location(value));
             let (key, location) = row.ok_or_else(rows::damaged)?;
             each(key, location)

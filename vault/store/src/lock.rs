@@ -5,6 +5,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::bytes::Cursor;
 use crate::error::{Error, Result};
@@ -14,6 +15,13 @@ use crate::vfs::{Access, Vfs, VfsFile, read_exact, write_all};
 const LOCK_NAME: &str = "LOCK";
 const LOCK_MAGIC: [u8; 8] = *b"UMBRALCK";
 const LOCK_BYTES: u64 = 64;
+
+/// How often a taken lock is tried again. A process that starts another shares its files with it
+/// for a moment, so a lock may outlive its owner by that.
+const TRIES: u32 = 10;
+
+/// How long between.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// What the lock file says about its owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +85,14 @@ impl Lock {
             }
             Err(error) => return Err(fail("create")(error)),
         };
-        let held = file.try_lock().map_err(fail("lock"))?;
+        let mut held = file.try_lock().map_err(fail("lock"))?;
+        for _ in 0..TRIES {
+            if held {
+                break;
+            }
+            std::thread::sleep(PAUSE);
+            held = file.try_lock().map_err(fail("lock"))?;
+        }
         let owner = read_owner(&*file);
         if !held {
             let (pid, since) = owner.map_or((0, Timestamp(0)), |owner| (owner.pid, owner.since));

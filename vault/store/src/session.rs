@@ -29,8 +29,8 @@ pub enum Settled {
     },
 }
 
-/// Told what became of a session's objects, from the threads of the store. Must not block and
-/// must not call the store.
+/// Told what became of a session's objects: from the threads of the store, or from within `put`
+/// where an object is durable already. Must not block and must not call the store.
 pub type OnSettled = Box<dyn Fn(Settled) + Send + Sync>;
 
 /// Who begins a session, and on what.

@@ -54,11 +54,11 @@ pub trait Vfs: Send + Sync {
     /// `NotFound` where there is no such directory, else what the system says.
     fn list(&self, dir: &str) -> io::Result<Vec<String>>;
 
-    /// Makes a directory; it is no error that it exists.
+    /// Makes a directory; it is no error that it exists. True where it is new.
     ///
     /// # Errors
     /// What the system says.
-    fn mkdir(&self, dir: &str) -> io::Result<()>;
+    fn mkdir(&self, dir: &str) -> io::Result<bool>;
 
     /// Makes the names in a directory durable. The empty name is the store's own directory.
     ///
@@ -180,14 +180,19 @@ pub(crate) fn read_ranges(
     ranges.iter().map(|range| read_exact(file, path, range.start().0, range.len().0)).collect()
 }
 
-/// Makes a directory and its name durable, parents first.
+/// Makes a directory, parents first, and its name durable where it is new.
+///
+/// One that was there may have a name that is not durable yet: the owner syncs all directories at
+/// its opening, unless the owner before ended in order.
 pub(crate) fn make_dirs(vfs: &dyn Vfs, dir: &str) -> crate::Result<()> {
-    let parent = dir.rsplit_once('/').map_or("", |(parent, _)| parent);
-    if !parent.is_empty() {
-        make_dirs(vfs, parent)?;
+    let above = parent(dir);
+    if !above.is_empty() {
+        make_dirs(vfs, above)?;
     }
-    vfs.mkdir(dir).map_err(|error| crate::Error::io("make", dir, error))?;
-    vfs.sync_dir(parent).map_err(|error| crate::Error::io("sync", parent, error))
+    if vfs.mkdir(dir).map_err(|error| crate::Error::io("make", dir, error))? {
+        vfs.sync_dir(above).map_err(|error| crate::Error::io("sync", above, error))?;
+    }
+    Ok(())
 }
 
 /// Returns the directory of a name.

@@ -155,3 +155,59 @@ fn a_missing_or_damaged_index_is_made_anew() {
         drop(open(&dir));
     }
 }
+
+/// A directory that cannot be written, until it is dropped.
+struct ReadOnlyView<'a>(&'a Path);
+
+impl<'a> ReadOnlyView<'a> {
+    fn new(of: &Path, at: &'a Path) -> Option<Self> {
+        let mount = |args: &[&std::ffi::OsStr]| {
+            std::process::Command::new("mount")
+                .args(args)
+                .output()
+                .is_ok_and(|o| o.status.success())
+        };
+        std::fs::create_dir(at).unwrap();
+        if !mount(&["--bind".as_ref(), of.as_ref(), at.as_ref()]) {
+            return None;
+        }
+        let view = Self(at);
+        mount(&["-o".as_ref(), "remount,bind,ro".as_ref(), at.as_ref()]).then_some(view)
+    }
+}
+
+impl Drop for ReadOnlyView<'_> {
+    fn drop(&mut self) {
+        std::process::Command::new("umount").arg(self.0).status().unwrap();
+    }
+}
+
+#[test]
+#[allow(clippy::print_stdout)]
+fn a_store_on_read_only_media() {
+    let base = tempfile::tempdir().unwrap();
+    let dir = base.path().join("store");
+    Store::init(&vfs(&dir), &InitOptions { store: StoreId([4; 16]), now: Timestamp(1) }).unwrap();
+    let (all, late) = (objects("all", 300), objects("late", 300));
+    let store = open(&dir);
+    back_up(&store, &all);
+    back_up(&store, &late);
+    let killed = base.path().join("killed");
+    copy_tree(&dir, &killed);
+    store.close().unwrap();
+    for (number, dir) in [&dir, &killed].into_iter().enumerate() {
+        let at = base.path().join(format!("view-{number}"));
+        let Some(view) = ReadOnlyView::new(dir, &at) else {
+            println!("SKIP: only root can mount");
+            return;
+        };
+        assert!(std::fs::write(at.join("x"), b"x").is_err());
+        let reader = try_open(&at, OpenMode::ReadOnly).unwrap();
+        assert_holds(&reader, &all);
+        assert_holds(&reader, &late);
+        // By RocksDB, not by the packs.
+        let opener = RocksIndexOpener::new(at.join("index"));
+        assert!(opener.open_read_only().unwrap().format().unwrap().is_some());
+        drop((reader, view));
+    }
+}

@@ -46,11 +46,8 @@ impl ObjectStore for LocalObjects {
         let number = self.aside.fetch_add(1, Ordering::Relaxed);
         let aside = format!("tmp/{}.{number}", name.replace('/', "_"));
         let dir = parent(name);
-        if let Err(error) = self.vfs.list(dir) {
-            match error.kind() {
-                io::ErrorKind::NotFound => make_dirs(&*self.vfs, dir)?,
-                _ => return Err(Error::io("list", dir, error)),
-            }
+        if !dir.is_empty() {
+            make_dirs(&*self.vfs, dir)?;
         }
         let renamed = self.write_aside(&aside, bytes).and_then(|()| {
             self.vfs.rename_no_replace(&aside, name).map_err(|error| match error.kind() {

@@ -129,9 +129,13 @@ fn try_open_owner(
     let lock = Arc::new(Lock::take(vfs, options.pid, options.now, || {
         Ok(replay(&*journal, format.store)?.epoch)
     })?);
-    if matches!(seal_to, SealTo::Rename) {
+    for dir in DIRS {
+        make_dirs(&**vfs, dir)?;
+    }
+    if matches!(seal_to, SealTo::Rename) && !lock.after_orderly_end() {
         settle_names(vfs)?;
     }
+    LocalObjects::new(Arc::clone(vfs)).clear_aside()?;
     let mut replayed = replay(&*journal, format.store)?;
     if let Some(damage) = replayed.damage.take() {
         return Err(damage);
@@ -238,11 +242,10 @@ fn prepare(inner: &Inner, lost: Option<String>, seed: u64, now: Timestamp) -> Re
     Ok(())
 }
 
-/// Makes names durable that a killed process may have left unsynced, and clears `tmp/`.
+/// Makes names durable that a killed process may have left unsynced.
 fn settle_names(vfs: &Arc<dyn Vfs>) -> Result<()> {
     let sync = |dir: &str| vfs.sync_dir(dir).map_err(|error| Error::io("sync", dir, error));
-    for dir in DIRS {
-        make_dirs(&**vfs, dir)?;
+    for dir in std::iter::once("").chain(DIRS) {
         sync(dir)?;
     }
     for name in vfs.list("packs").map_err(|error| Error::io("list", "packs", error))? {
@@ -250,7 +253,7 @@ fn settle_names(vfs: &Arc<dyn Vfs>) -> Result<()> {
             sync(&format!("packs/{name}"))?;
         }
     }
-    LocalObjects::new(Arc::clone(vfs)).clear_aside()
+    Ok(())
 }
 
 /// Opens a store for reading, beside its owner or on media that cannot be written.

@@ -304,13 +304,14 @@ impl Vfs for SimVfs {
         Ok(names)
     }
 
-    fn mkdir(&self, dir: &str) -> io::Result<()> {
+    fn mkdir(&self, dir: &str) -> io::Result<bool> {
         let mut disk = self.disk();
-        if !dir.is_empty() && !disk.dirs.contains(dir) {
-            disk.step()?;
-            disk.change(NameChange::Dir(dir.to_owned()));
+        if dir.is_empty() || disk.dirs.contains(dir) {
+            return Ok(false);
         }
-        Ok(())
+        disk.step()?;
+        disk.change(NameChange::Dir(dir.to_owned()));
+        Ok(true)
     }
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {

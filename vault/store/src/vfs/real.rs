@@ -57,11 +57,17 @@ impl Vfs for RealVfs {
         Ok(names)
     }
 
-    fn mkdir(&self, dir: &str) -> io::Result<()> {
+    fn mkdir(&self, dir: &str) -> io::Result<bool> {
         match std::fs::create_dir(self.path(dir)) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            other => other,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+            other => other?,
         }
+        if dir.is_empty() {
+            // Nobody else can sync the name of the store's own directory.
+            let above = self.root.parent().filter(|above| !above.as_os_str().is_empty());
+            File::open(above.unwrap_or(Path::new(".")))?.sync_all()?;
+        }
+        Ok(true)
     }
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
