@@ -328,3 +328,6 @@ pub fn for_zeros<E>(len: ByteLen, mut each: impl FnMut(&[u8]) -> Result<(), E>) 
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

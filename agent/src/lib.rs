@@ -26,5 +26,7 @@ pub mod verify;
 
 mod device;
 mod error;
+#[cfg(test)]
+mod fixture;
 
 pub use error::{Error, Result};
