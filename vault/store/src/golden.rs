@@ -116,7 +116,8 @@ fn golden_bytes() {
 fn golden_bytes_by_the_pages_alone() {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
     let check = root.join("docs/formats/store_formats.py");
-    let run = |args: &[&std::ffi::OsStr]| std::process::Command::new("python3").args(args).output();
+    let python = || std::process::Command::new("python3");
+    let run = |args: &[&std::ffi::OsStr]| python().args(args).output();
     if !run(&["-c".as_ref(), "import blake3".as_ref()]).is_ok_and(|out| out.status.success()) {
         println!("SKIP: needs python3 with the package blake3");
         return;
