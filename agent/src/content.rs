@@ -330,4 +330,4 @@ pub fn for_zeros<E>(len: ByteLen, mut each: impl FnMut(&[u8]) -> Result<(), E>) 
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -26,7 +26,9 @@ fn names(fixture: &Fixture, path: &str, links: Links) -> Result<(String, String)
 fn paths_are_found_with_and_without_their_volume() {
     let fixture = Fixture::new(1, &tree());
     let found = |path: &str| names(&fixture, path, Links::Keep).unwrap();
-    for path in ["/etc/fstab", "disk/etc/fstab", "//etc/./fstab/", "/usr/../etc/fstab", "/../etc/fstab"] {
+    for path in
+        ["/etc/fstab", "disk/etc/fstab", "//etc/./fstab/", "/usr/../etc/fstab", "/../etc/fstab"]
+    {
         assert_eq!(found(path), ("disk".into(), "etc/fstab".into()), "{path}");
     }
     for path in ["/", "disk", "disk/", "/.."] {

@@ -113,8 +113,7 @@ fn a_chunk_that_is_too_short_is_damage() {
 
 #[test]
 fn unreadable_ranges_are_zeros_and_are_counted() {
-    let pieces =
-        vec![Part::Data(vec![1; 4096]), Part::Unreadable(3), Part::Data(vec![2; 10])];
+    let pieces = vec![Part::Data(vec![1; 4096]), Part::Unreadable(3), Part::Data(vec![2; 10])];
     let fixture = Fixture::new(13, &[spec("f", What::File(pieces.clone()))]);
     let (bytes, end) = read(&fixture, "/f");
     assert_eq!(bytes, content_of(&pieces));
