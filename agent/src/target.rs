@@ -81,7 +81,8 @@ pub fn inspect(path: &Path, len: ByteLen, confirmed: Option<&Path>) -> Result<Ta
         })?;
         let has = rustix::fs::seek(&open, rustix::fs::SeekFrom::End(0)).unwrap_or_default();
         if has < len.0 {
-            let reason = format!("it is too small: it has {has} bytes and the disk needs {}", len.0);
+            let reason =
+                format!("it is too small: it has {has} bytes and the disk needs {}", len.0);
             return Err(refused(path, reason, "use a target at least as large"));
         }
     }

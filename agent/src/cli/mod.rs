@@ -31,7 +31,7 @@ pub struct Cli {
 /// Options that every command takes.
 #[derive(Clone, Debug, Args)]
 pub struct Global {
-    /// The vault: umbra://HOST[:8407] or file:///DIR.
+    /// The vault: `umbra://HOST[:8407]` or `file:///DIR`.
     #[arg(long, global = true, env = "UMBRA_VAULT", value_name = "URL")]
     pub vault: Option<String>,
     /// Configuration file.
