@@ -72,6 +72,8 @@ pub struct Finish<'a> {
     pub entry: &'a Entry,
     /// The open directory, or why it cannot be opened.
     pub dir: io::Result<Arc<Dir>>,
+    /// True where it stood there and keeps what it has.
+    pub stays: bool,
 }
 
 impl Dirs {
@@ -191,20 +193,17 @@ impl Dirs {
     ) -> Result<(), E> {
         for index in (0..self.list.len()).rev() {
             let id = DirId(index);
-            let wanted = self.list.get(index).is_some_and(|planned| match planned.state {
-                State::Made => true,
-                State::Existed => self.overwrite != Overwrite::Never,
-                State::Planned | State::Failed => false,
-            });
-            if !wanted {
-                continue;
-            }
+            let stays = match self.list.get(index).map(|planned| planned.state) {
+                Some(State::Made) => false,
+                Some(State::Existed) => self.overwrite == Overwrite::Never,
+                Some(State::Planned | State::Failed) | None => continue,
+            };
             let dir = self.open(id).map_err(|error| match error {
                 DirError::Io(error) => error,
                 DirError::Kept | DirError::Reported => io::ErrorKind::NotADirectory.into(),
             });
             if let Some(Planned { path, entry: Some(entry), .. }) = self.list.get(index) {
-                each(Finish { path, entry, dir })?;
+                each(Finish { path, entry, dir, stays })?;
             }
         }
         Ok(())

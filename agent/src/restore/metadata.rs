@@ -154,6 +154,17 @@ pub fn apply(handle: Handle<'_>, metadata: &Metadata<'_>) -> io::Result<Refused>
     Ok(refused)
 }
 
+/// Tells whether a directory has another mode, or for root another owner, than it should have.
+///
+/// # Errors
+/// What the system says.
+pub fn differs(dir: BorrowedFd<'_>, metadata: &Metadata<'_>) -> io::Result<bool> {
+    let stat = rustix::fs::fstat(dir)?;
+    let owner = (stat.st_uid, stat.st_gid) != (metadata.uid, metadata.gid);
+    let mode = stat.st_mode & 0o7777 != u32::from(metadata.mode);
+    Ok(mode || owner && rustix::process::geteuid().is_root())
+}
+
 /// Returns whether owner and group are now the wanted ones.
 fn set_owner(handle: Handle<'_>, metadata: &Metadata<'_>) -> io::Result<(bool, bool)> {
     // 2^32 - 1 means "leave it" to the kernel.

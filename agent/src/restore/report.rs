@@ -71,6 +71,8 @@ pub struct Summary {
     pub bytes_written: u64,
     /// What stood there already as it should be.
     pub equal: u64,
+    /// Directories that stood there and keep another owner or mode than in the snapshot.
+    pub dirs_kept: u64,
     /// What stands there, is different and stays.
     pub kept: Named,
     /// What could not be written.

@@ -5,9 +5,11 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
+use std::sync::Arc;
 
 use umbra_fsparse::{Timestamp, Xattr};
 
+use super::confined::{Dir, Name};
 use super::*;
 use crate::browse::Links;
 use crate::fixture::{Fixture, Piece, Random, Spec, What, content_of, file, spec};

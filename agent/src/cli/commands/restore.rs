@@ -56,8 +56,8 @@ pub fn run(global: &Global, args: &RestoreArgs, output: &Output) -> Result<()> {
         output.text(&format!("note: {volume}: {message}"))?;
         output.object("warning", json!({"subject": volume, "message": message}))?;
     }
-    report(&summary, args, global, output, &opened, started)?;
-    verdict(&summary, args, &opened)
+    let fields = report(&summary, args, global, output, &opened, started)?;
+    output.finish(fields, verdict(&summary, args, &opened))
 }
 
 /// Returns the one snapshot that all targets name, and their paths.
@@ -103,6 +103,7 @@ fn selections(
     Ok((selections, Vec::new()))
 }
 
+/// Names what has to be named, and returns the summary.
 fn report(
     summary: &Summary,
     args: &RestoreArgs,
@@ -110,7 +111,7 @@ fn report(
     output: &Output,
     opened: &Opened,
     started: Instant,
-) -> Result<()> {
+) -> Result<Value> {
     let named = [
         ("damaged", &summary.damaged),
         ("failed", &summary.failed),
@@ -133,6 +134,12 @@ fn report(
             "note: not set, for lack of the right or on this file system: {text}"
         ))?;
     }
+    if summary.dirs_kept > 0 {
+        output.text(&format!(
+            "note: {} directories stood there and keep their own owner and mode (see --overwrite)",
+            summary.dirs_kept
+        ))?;
+    }
     let took = started.elapsed();
     let verb = if global.dry_run { "would restore" } else { "restored" };
     output.text(&format!(
@@ -146,7 +153,7 @@ fn report(
         duration(took),
         summary.equal,
     ))?;
-    let fields = json!({
+    Ok(json!({
         "snapshot": opened.id(),
         "target": args.target,
         "dry_run": global.dry_run,
@@ -158,13 +165,13 @@ fn report(
         "bytes_written": summary.bytes_written,
         "equal": summary.equal,
         "kept": summary.kept.total,
+        "dirs_kept": summary.dirs_kept,
         "failed": summary.failed.total,
         "damaged": summary.damaged.total,
         "incomplete": summary.incomplete.total,
         "refused": refused_json(summary),
         "duration_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-    });
-    output.object("summary", fields)
+    }))
 }
 
 fn refused_json(summary: &Summary) -> Value {

@@ -217,7 +217,7 @@ fn a_full_target_ends_the_run_with_its_own_exit_code() {
         return;
     }
     let mut random = Random::new(27);
-    let specs = [file("a", &random.bytes(300_000)), file("b", &random.bytes(3_000_000))];
+    let specs = [file("d/a", &random.bytes(300_000)), file("d/b", &random.bytes(3_000_000))];
     let fixture = Fixture::new(27, &specs);
     let error = restore_all(&fixture, dir.path(), Overwrite::Never).map(|_| ());
     let left = read_tree(dir.path());
@@ -226,7 +226,9 @@ fn a_full_target_ends_the_run_with_its_own_exit_code() {
     let error = error.unwrap_err();
     assert_eq!(error.exit_code(), 14, "{error}");
     assert!(error.to_string().contains("make room"), "{error}");
-    assert_eq!(left.keys().map(Vec::as_slice).collect::<Vec<_>>(), [b"a"]);
+    assert_eq!(left.keys().map(Vec::as_slice).collect::<Vec<_>>(), [&b"d"[..], b"d/a"]);
+    // The directory is not left as it was while it was being filled.
+    assert!(left[&b"d"[..]].starts_with("dir 755"), "{left:?}");
 }
 
 #[test]

@@ -200,8 +200,12 @@ fn the_root_of_a_fresh_target_is_as_it_was_and_of_another_stays() {
     assert_eq!((meta.mode() & 0o7777, meta.mtime()), (0o711, 77));
     std::fs::write(dir.path().join("mine"), "x").unwrap();
     let before = std::fs::metadata(dir.path()).unwrap().mode();
-    restore_all(&fixture, dir.path(), Overwrite::Never).unwrap();
+    let summary = restore_all(&fixture, dir.path(), Overwrite::Never).unwrap();
     assert_eq!(std::fs::metadata(dir.path()).unwrap().mode(), before);
+    assert_eq!(summary.dirs_kept, 1);
+    let summary = restore_all(&fixture, dir.path(), Overwrite::Always).unwrap();
+    assert_eq!(std::fs::metadata(dir.path()).unwrap().mode() & 0o7777, 0o711);
+    assert_eq!(summary.dirs_kept, 0);
 }
 
 #[test]
