@@ -2,11 +2,15 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
 use crate::monitor::Notice;
+
+/// Whether a summary was printed; nothing comes after it.
+static SUMMARY_SHOWN: AtomicBool = AtomicBool::new(false);
 
 /// How results are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +46,9 @@ impl Output {
         if !self.json {
             return Ok(());
         }
+        if kind == "summary" {
+            SUMMARY_SHOWN.store(true, Ordering::Relaxed);
+        }
         let mut object = Map::new();
         object.insert("type".into(), kind.into());
         if let Value::Object(fields) = fields {
@@ -65,11 +72,34 @@ impl Output {
 
     /// Reports the error that ended the command.
     pub fn error(&self, error: &Error) {
-        if self.json {
-            let fields = json!({"message": error.to_string(), "exit_code": error.exit_code()});
-            let _ = self.object("error", fields);
+        // The summary is always the last line.
+        if !SUMMARY_SHOWN.load(Ordering::Relaxed) {
+            self.error_object(error);
         }
-        eprintln!("umbra: {error}");
+        let closed = matches!(error, Error::Io { source, .. }
+            if source.kind() == std::io::ErrorKind::BrokenPipe);
+        // Whoever closed the pipe knows.
+        if !closed {
+            eprintln!("umbra: {error}");
+        }
+    }
+
+    /// Ends a command that has a summary: the error first, where there is one.
+    ///
+    /// # Errors
+    /// Those of `verdict`, and as [`Output::text`].
+    pub fn finish(&self, summary: Value, verdict: Result<()>) -> Result<()> {
+        if let Err(error) = &verdict {
+            self.error_object(error);
+        }
+        self.object("summary", summary)?;
+        verdict
+    }
+
+    fn error_object(&self, error: &Error) {
+        let fields = json!({"message": error.to_string(), "exit_code": error.exit_code()});
+        // The exit code says it too.
+        let _ = self.object("error", fields);
     }
 }
 

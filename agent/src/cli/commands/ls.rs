@@ -4,7 +4,7 @@ use serde_json::json;
 use umbra_common::overlay::Entry;
 use umbra_fsparse::FileType;
 
-use crate::browse::{Browser, Links, Place, Visit, damage_in, display};
+use crate::browse::{Browser, Links, Place, Visit, damage_in};
 use crate::cli::{Global, LsArgs, Output};
 use crate::error::Result;
 use crate::listing::{self, Columns, Listed};
@@ -123,13 +123,13 @@ impl List<'_> {
             "entries": self.entries,
             "damaged": self.lost.total,
         });
-        self.output.object("summary", fields)?;
-        match self.lost.list.first() {
+        let verdict = match self.lost.list.first() {
             None => Ok(()),
             Some(first) => {
                 let text = format!("{} directories cannot be read: {first}", self.lost.total);
-                Err(damage_in(&self.opened.snapshot, "its files", display(text.as_bytes())))
+                Err(damage_in(&self.opened.snapshot, "its files", text))
             }
-        }
+        };
+        self.output.finish(fields, verdict)
     }
 }

@@ -50,15 +50,15 @@ pub fn run(global: &Global, args: &SnapshotsArgs, output: &Output) -> Result<()>
         output.note("no snapshots (of this machine; --all-machines lists all)")?;
     }
     let damaged = catalog.damaged();
-    output.object("summary", json!({"snapshots": shown.len(), "damaged_receipts": damaged}))?;
-    if damaged == 0 {
-        return Ok(());
-    }
-    Err(Error::Damage {
-        what: "the vault's receipts".into(),
-        detail: format!("{damaged} cannot be read"),
-        hint: "run `umbra-vault check`".into(),
-    })
+    let verdict = match damaged {
+        0 => Ok(()),
+        _ => Err(Error::Damage {
+            what: "the vault's receipts".into(),
+            detail: format!("{damaged} cannot be read"),
+            hint: "run `umbra-vault check`".into(),
+        }),
+    };
+    output.finish(json!({"snapshots": shown.len(), "damaged_receipts": damaged}), verdict)
 }
 
 fn line(receipt: &Receipt, manifest: Option<&Manifest>, output: &Output) -> Result<()> {

@@ -72,15 +72,14 @@ pub fn run(global: &Global, args: &VerifyArgs, output: &Output) -> Result<()> {
         "damaged_files": report.paths.total,
         "duration_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
     });
-    output.object("summary", fields)?;
-    if !report.is_damaged() {
-        return Ok(());
-    }
-    let detail = format!(
-        "{} ranges of the disk and {} files are hit",
-        report.ranges_total, report.paths.total
-    );
-    Err(damage_in(&opened.snapshot, "its data", detail))
+    let verdict = if report.is_damaged() {
+        let (ranges, files) = (report.ranges_total, report.paths.total);
+        let detail = format!("{ranges} ranges of the disk and {files} files are hit");
+        Err(damage_in(&opened.snapshot, "its data", detail))
+    } else {
+        Ok(())
+    };
+    output.finish(fields, verdict)
 }
 
 fn damage_lines(report: &Report, output: &Output) -> Result<()> {
@@ -154,15 +153,15 @@ fn compare(
         "unreadable_ranges": difference.unreadable.len(),
         "duration_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
     });
-    output.object("summary", fields)?;
     if difference.is_equal() {
-        return Ok(());
+        return output.finish(fields, Ok(()));
     }
     let first = difference.ranges.first().map(|range| format!("first at {range}"));
     let detail = lengths.into_iter().chain(first).collect::<Vec<_>>().join("; ");
-    Err(Error::Damage {
+    let verdict = Err(Error::Damage {
         what: path.display().to_string(),
         detail: format!("{} bytes differ from the snapshot; {detail}", difference.bytes),
-        hint: "what is right, the snapshot or this, `umbra verify` without --against says".into(),
-    })
+        hint: "whether the snapshot itself is whole, `umbra verify` without --against says".into(),
+    });
+    output.finish(fields, verdict)
 }
