@@ -371,6 +371,7 @@ fn look_at(
 ) -> Result<u64> {
     let mut damage = None;
     let mut first = u64::MAX;
+    let is_file = entry.record.file_type == FileType::File;
     if let Err(error) = entry.xattrs(content.nodes) {
         damage = Some(fetch::damage(error)?);
     }
@@ -380,8 +381,10 @@ fn look_at(
                 match extent {
                     Ok(extent) => {
                         first = first.min(extent.disk.start().0);
-                        // A deep look reads them and says more.
-                        if depth < Depth::Files && damage.is_none() && report.hits(extent.disk) {
+                        // A deep look reads them and says more. A directory's own blocks are not
+                        // read for its files.
+                        let looks = depth < Depth::Files && is_file && damage.is_none();
+                        if looks && report.hits(extent.disk) {
                             damage = Some("it lies in a damaged range of the disk".into());
                         }
                     }
