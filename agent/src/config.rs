@@ -121,15 +121,37 @@ fn default_path() -> PathBuf {
     xdg("XDG_CONFIG_HOME", ".config").join("umbra/agent.toml")
 }
 
-/// Returns the invoking user's file under sudo. SOURCE: passwd(5).
-fn sudo_user_path() -> Option<PathBuf> {
-    let user = std::env::var("SUDO_USER").ok().filter(|_| is_root())?;
+/// A user of this system. SOURCE: passwd(5).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Home directory.
+    pub home: PathBuf,
+}
+
+/// Finds a user by name in `/etc/passwd`.
+pub fn user(name: &str) -> Option<User> {
     let users = std::fs::read_to_string("/etc/passwd").ok()?;
-    let home = users.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        (fields.next() == Some(user.as_str())).then(|| fields.nth(4))?
-    })?;
-    Some(Path::new(home).join(".config/umbra/agent.toml"))
+    users.lines().find_map(|line| parse_user(line, name))
+}
+
+fn parse_user(line: &str, name: &str) -> Option<User> {
+    let mut fields = line.split(':');
+    if fields.next() != Some(name) {
+        return None;
+    }
+    let uid = fields.nth(1)?.parse().ok()?;
+    let gid = fields.next()?.parse().ok()?;
+    Some(User { uid, gid, home: fields.nth(1)?.into() })
+}
+
+/// Returns the invoking user's file under sudo.
+fn sudo_user_path() -> Option<PathBuf> {
+    let name = std::env::var("SUDO_USER").ok().filter(|_| is_root())?;
+    Some(user(&name)?.home.join(".config/umbra/agent.toml"))
 }
 
 /// Returns the directory for tables that can be made again.
@@ -182,6 +204,15 @@ mod tests {
         assert_eq!(ConfigFile::find(Some(&path)).unwrap().config, config);
         std::fs::write(&path, "vualt = 1").unwrap();
         assert_eq!(ConfigFile::find(Some(&path)).unwrap_err().exit_code(), 2);
+    }
+
+    #[test]
+    fn users_are_read() {
+        let line = "ada:x:1000:100:Ada Lovelace,,,:/home/ada:/bin/bash";
+        let ada = User { uid: 1000, gid: 100, home: "/home/ada".into() };
+        assert_eq!(parse_user(line, "ada"), Some(ada));
+        assert_eq!(parse_user(line, "ad"), None);
+        assert_eq!(user("root").map(|user| user.uid), Some(0));
     }
 
     #[test]

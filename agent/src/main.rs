@@ -7,7 +7,8 @@ use umbra_agent::cli::{self, Cli, Output};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let output = Output { json: cli.global.json, quiet: cli.global.quiet };
+    let global = &cli.global;
+    let output = Output { json: global.json, quiet: global.quiet, verbose: global.verbose };
     match cli::run(&cli, &output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

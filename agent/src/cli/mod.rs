@@ -49,9 +49,9 @@ pub struct Global {
     /// Say less.
     #[arg(short, long, global = true, env = "UMBRA_QUIET")]
     pub quiet: bool,
-    /// Say more; twice for even more.
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
-    pub verbose: u8,
+    /// Show every warning, and what an error came from.
+    #[arg(short, long, global = true, env = "UMBRA_VERBOSE")]
+    pub verbose: bool,
     /// No progress bars.
     #[arg(long, global = true, env = "UMBRA_NO_PROGRESS")]
     pub no_progress: bool,
@@ -118,6 +118,9 @@ pub enum Command {
 pub struct InitArgs {
     /// file:///DIR, or the directory itself.
     pub url: String,
+    /// The user that the store is to belong to, for a store that root makes for somebody else.
+    #[arg(long, value_name = "USER")]
+    pub owner: Option<String>,
 }
 
 /// `umbra enroll`.

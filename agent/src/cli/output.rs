@@ -19,6 +19,8 @@ pub struct Output {
     pub json: bool,
     /// Leave out what is not a result.
     pub quiet: bool,
+    /// Show every warning, and what an error came from.
+    pub verbose: bool,
 }
 
 impl Output {
@@ -81,6 +83,11 @@ impl Output {
         // Whoever closed the pipe knows.
         if !closed {
             eprintln!("umbra: {error}");
+            let mut source = std::error::Error::source(error).filter(|_| self.verbose);
+            while let Some(cause) = source {
+                eprintln!("  because: {cause}");
+                source = cause.source();
+            }
         }
     }
 

@@ -152,7 +152,7 @@ impl Monitor for Progress {
 
     fn warning(&self, notice: Notice) {
         let count = self.warnings.fetch_add(1, Ordering::Relaxed);
-        if count < SHOWN_WARNINGS {
+        if count < SHOWN_WARNINGS || self.output.verbose {
             let show = || self.output.warning(&notice);
             match self.current.lock() {
                 Ok(guard) => match guard.as_ref().and_then(|current| current.bar.as_ref()) {

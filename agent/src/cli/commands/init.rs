@@ -1,11 +1,12 @@
 //! `init`: an embedded store, and the configuration that remembers it.
 
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::json;
 
 use crate::cli::{Global, InitArgs, Output};
-use crate::config::ConfigFile;
+use crate::config::{self, ConfigFile, User};
 use crate::connect::{VaultUrl, vault_program};
 use crate::error::{Error, Result};
 
@@ -24,6 +25,7 @@ pub fn run(global: &Global, args: &InitArgs, output: &Output) -> Result<()> {
                 .into(),
         });
     };
+    let owner = args.owner.as_deref().map(find_owner).transpose()?;
     let program = vault_program()?;
     let made = Command::new(&program)
         .arg("init")
@@ -37,6 +39,13 @@ pub fn run(global: &Global, args: &InitArgs, output: &Output) -> Result<()> {
             message: words.strip_prefix("umbra-vault: ").unwrap_or(words).to_owned(),
             exit_code: made.status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1),
         });
+    }
+    if let Some(owner) = owner {
+        give_to(&dir, &owner).map_err(|source| Error::Io {
+            what: "change the owner of",
+            path: dir.clone(),
+            source,
+        })?;
     }
     let mut file = ConfigFile::find(global.config.as_deref())?;
     let url = VaultUrl::Embedded { dir: dir.clone() }.to_string();
@@ -52,4 +61,22 @@ pub fn run(global: &Global, args: &InitArgs, output: &Output) -> Result<()> {
         .text("it is NOT encrypted: whoever can read the directory can read every backup in it")?;
     output.text(&format!("remembered it in {}", file.path.display()))?;
     output.object("summary", json!({"vault": url, "config": file.path, "encrypted": false}))
+}
+
+fn find_owner(name: &str) -> Result<User> {
+    config::user(name).ok_or_else(|| Error::Usage {
+        what: format!("there is no user {name}"),
+        hint: "name one that /etc/passwd lists".into(),
+    })
+}
+
+/// Gives a new store and everything in it to a user; links are not followed.
+fn give_to(path: &Path, owner: &User) -> std::io::Result<()> {
+    std::os::unix::fs::lchown(path, Some(owner.uid), Some(owner.gid))?;
+    if path.symlink_metadata()?.is_dir() {
+        for entry in std::fs::read_dir(path)? {
+            give_to(&entry?.path(), owner)?;
+        }
+    }
+    Ok(())
 }
