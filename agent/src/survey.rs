@@ -43,7 +43,7 @@ pub struct Volume {
     pub path: String,
     /// The bytes of the disk that it has.
     pub range: ByteRange,
-    /// The file system's name, or `unknown`.
+    /// The file system's name, parsed or not; `unknown` where no magic bytes say it.
     pub kind: &'static str,
     /// The file system's label.
     pub label: Option<String>,
@@ -51,8 +51,6 @@ pub struct Volume {
     pub uuid: Option<String>,
     /// How far it was understood.
     pub parse: Parse,
-    /// True where magic bytes of a file system stand there, parsed or not.
-    pub recognised: bool,
     /// Its files, where it was understood.
     pub tree: Option<FileTree>,
 }
@@ -91,7 +89,6 @@ impl Volume {
             label: None,
             uuid: None,
             parse: Parse::None { reason },
-            recognised: false,
             tree: None,
         }
     }
@@ -143,7 +140,6 @@ fn look_at(
     let known = crate::signature::identify(&slice);
     if let Some(kind) = known {
         volume.kind = kind;
-        volume.recognised = true;
         volume.parse = Parse::None { reason: format!("{kind} is not parsed by this version") };
     }
     match Ext::open(&slice, Journal::Replay) {
@@ -151,7 +147,8 @@ fn look_at(
         Err(Error::NotFound { .. } | Error::Io { .. }) => {}
         Err(error) => {
             monitor.warning(notice(&volume.path, range.start(), &error));
-            volume.recognised = true;
+                // Which of ext2, ext3 and ext4 only a superblock that was read can tell.
+            volume.kind = "ext";
             volume.parse = Parse::None { reason: error.to_string() };
         }
     }
@@ -160,7 +157,6 @@ fn look_at(
 
 fn parse_ext(ext: &Ext<'_>, volume: &mut Volume, monitor: &dyn Monitor) {
     volume.kind = ext.kind();
-    volume.recognised = true;
     let label = String::from_utf8_lossy(ext.label()).into_owned();
     volume.label = Some(label).filter(|label| !label.is_empty());
     volume.uuid = Some(uuid_text(&ext.uuid()));

@@ -60,6 +60,7 @@ impl NodeSource for VaultNodes {
             .filter(|(_, reference)| self.find(reference).is_none())
             .collect();
         let mut fresh: HashMap<Reference, Arc<Node>> = HashMap::new();
+        let mut unsound = None;
         if !asked.is_empty() {
             let wanted = [Wanted { node: *parent, objects: asked }];
             self.reader
@@ -67,10 +68,14 @@ impl NodeSource for VaultNodes {
                     let plain = plain?;
                     let node =
                         Node { kind: plain.reference.kind, refs: plain.refs, body: plain.body };
+                    unsound = unsound.take().or(node.check().err());
                     fresh.insert(plain.reference, Arc::new(node));
                     Ok::<(), NetError>(())
                 })
                 .map_err(|error| unavailable(*want.first().unwrap_or(parent), error))?;
+        }
+        if let Some(error) = unsound {
+            return Err(error);
         }
         fresh.iter().for_each(|(reference, node)| self.keep(node, *reference));
         let found = |reference: &Reference| {

@@ -227,7 +227,6 @@ fn survey_of(len: u64, files: Vec<Inode>) -> Survey {
             label: None,
             uuid: None,
             parse: Parse::Full,
-            recognised: true,
             tree: Some(tree),
         }],
     }
