@@ -198,6 +198,9 @@ impl Index for RocksIndex {
         if let Some(mark) = batch.log_mark {
             changes.put(rows::LOG_MARK_KEY, mark.sequence.to_le_bytes());
         }
+        if let Some(format) = batch.format {
+            changes.put(rows::FORMAT_KEY, rows::encode_format(format));
+        }
         self.db.write(changes).map_err(failed("write"))
     }
 

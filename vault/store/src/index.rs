@@ -72,6 +72,10 @@ pub struct IndexFormat {
 /// The version of the index rows that this program writes and reads.
 pub const INDEX_VERSION: u32 = 1;
 
+/// Stands in the place of the version while an index is made anew. Until that is over nobody may
+/// rely on it: it does not tell yet which nodes miss a descendant.
+pub const INDEX_BEING_MADE: u32 = 0;
+
 /// The last LOG entry that was durable when the row was written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogMark {
@@ -92,6 +96,8 @@ pub struct Batch {
     pub remove_packs: Vec<PackId>,
     /// The new log mark.
     pub log_mark: Option<LogMark>,
+    /// What the index says about itself from now on.
+    pub format: Option<IndexFormat>,
 }
 
 /// Locations by (domain, id), and one row a pack. Atomic batches that are lost only from the end.

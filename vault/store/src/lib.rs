@@ -31,7 +31,7 @@ pub use cipher::{Cipher, CipherContext};
 pub use error::{Error, Result};
 pub use ids::{Digest, DomainId, MachineId, PackId, RunId, SessionNonce, StoreId, Timestamp};
 pub use index::{
-    Batch, INDEX_VERSION, Index, IndexFormat, IndexOpener, Key, Location, LogMark, MemoryIndex,
+    Batch, INDEX_BEING_MADE, INDEX_VERSION, Index, IndexFormat, IndexOpener, Key, Location, LogMark, MemoryIndex,
     MemoryIndexOpener, PackRow, PackState,
 };
 pub use journal::{Journal, LocalJournal, SealTo, Segment};

@@ -68,6 +68,7 @@ impl Index for MemoryIndex {
         if let Some(mark) = batch.log_mark {
             state.log_mark = mark;
         }
+        state.format = batch.format.or(state.format);
         Ok(())
     }
 

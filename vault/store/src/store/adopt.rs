@@ -121,7 +121,8 @@ impl Inner {
             sorted.stay.sort_unstable_by_key(|entry| entry.offset);
         }
         let end = sorted.stay.last().map_or(0, Entry::end);
-        let covers = synced.max(end).max(wide(PACK_HEADER_BYTES));
+        // A pack that lost its end covers what is left of it.
+        let covers = synced.max(end).max(wide(PACK_HEADER_BYTES)).min(len);
         self.seal_as_it_is(&Contents { store: self.store, pack, covers, entries: sorted.stay })
     }
 

@@ -20,6 +20,11 @@ pub(crate) fn pack_of(name: &str) -> Option<PackId> {
     (sealed_name(pack) == name).then_some(pack)
 }
 
+/// Tells whether every record of a table lies in the first `len` bytes.
+fn ends_within(table: &Contents, len: u64) -> bool {
+    table.entries.iter().all(|entry| entry.end() <= len)
+}
+
 /// Makes a range; a length that no file has becomes an error of reading.
 pub(crate) fn range(start: u64, len: u64) -> Result<ByteRange> {
     let limit = u64::MAX;
@@ -68,7 +73,8 @@ impl Inner {
         }
         let table = match self.footer(pack, &name, len, &read)? {
             Some(contents) => Some(contents),
-            None => self.table_beside(pack)?,
+            // It does not stand in the pack, so it also outlives what it tells of.
+            None => self.table_beside(pack)?.filter(|table| ends_within(table, len)),
         };
         // Of a pack in which nothing was ever synced even the header may be gone.
         if table.as_ref().is_none_or(|table| !table.entries.is_empty())
@@ -86,7 +92,7 @@ impl Inner {
             self.report(&name, gap.offset, gap.reason);
         }
         let entries: Vec<Entry> = found.iter().filter_map(|f| self.proven(f, &name)).collect();
-        let covers = entries.last().map_or(wide(PACK_HEADER_BYTES), Entry::end);
+        let covers = entries.last().map_or(len.min(wide(PACK_HEADER_BYTES)), Entry::end);
         Ok(Contents { store: self.store, pack, covers, entries })
     }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::bytes::wide;
 use crate::error::Result;
 use crate::ids::PackId;
-use crate::index::{Batch, INDEX_VERSION, IndexFormat, Key, PackRow, PackState};
+use crate::index::{Batch, INDEX_BEING_MADE, INDEX_VERSION, IndexFormat, Key, PackRow, PackState};
 use crate::pack::open_name;
 use crate::store::RebuildReport;
 use crate::store::adopt::Trust;
@@ -29,6 +29,9 @@ impl Inner {
     pub(crate) fn why_rebuild(&self, seed: u64) -> Result<Option<&'static str>> {
         match self.index.format()? {
             None => return Ok(Some("it was missing")),
+            Some(format) if format.version == INDEX_BEING_MADE => {
+                return Ok(Some("it was not made to the end"));
+            }
             Some(format) if format != self.index_format() => {
                 return Ok(Some("it was that of another store, version or GC generation"));
             }
@@ -47,6 +50,16 @@ impl Inner {
         }
         if lost {
             return Ok(Some("it named packs that are gone"));
+        }
+        // Of a pack without a synced record even the header may be gone.
+        let filled = rows.iter().filter(|(pack, row)| row.records > 0 && sealed.contains(pack));
+        for (pack, row) in filled {
+            let name = crate::pack::sealed_name(*pack);
+            let len = self.objects.head(&name)?.map_or(0, |info| info.len);
+            if row.state == PackState::Sealed && len < row.watermark {
+                self.report(&name, len, "the pack is shorter than what was synced");
+                return Ok(Some("a pack was shorter than what it named there"));
+            }
         }
         let synced: BTreeMap<PackId, PackRow> = rows.iter().copied().collect();
         for pack in &open {
@@ -142,7 +155,9 @@ impl Inner {
         // How far each pack was synced, where the old index can still tell.
         let old: BTreeMap<PackId, PackRow> =
             self.index.packs().unwrap_or_default().into_iter().collect();
-        self.index.wipe(self.index_format())?;
+        // A rebuild that is cut off must be made again: half of one looks like a sound index that
+        // is behind, and catching up does not find the nodes that miss a descendant.
+        self.index.wipe(IndexFormat { version: INDEX_BEING_MADE, ..self.index_format() })?;
         let mut node_packs = BTreeSet::new();
         let mut packs = 0u64;
         for pack in self.sealed_packs()? {
@@ -169,6 +184,8 @@ impl Inner {
             objects = objects.saturating_add(1);
             Ok(())
         })?;
+        let format = Some(self.index_format());
+        self.index.apply(&Batch { format, ..Batch::default() })?;
         self.index.sync()?;
         Ok(RebuildReport { packs, objects, incomplete })
     }

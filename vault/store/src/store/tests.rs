@@ -14,6 +14,7 @@ use crate::testing::{KeptIndex, MemoryObjects, SimVfs, ToyCipher};
 use crate::vfs::RealVfs;
 
 mod crash;
+mod cut_rebuild;
 mod damage;
 mod whole;
 

@@ -5,7 +5,7 @@ use umbra_common::{Kind, ObjectId};
 use crate::bytes::wide;
 use crate::ids::{DomainId, PackId, StoreId};
 use crate::index::{
-    Batch, INDEX_VERSION, Index, IndexFormat, Key, Location, LogMark, PackRow, PackState,
+    Batch, INDEX_BEING_MADE, INDEX_VERSION, Index, IndexFormat, Key, Location, LogMark, PackRow, PackState,
 };
 
 fn key(domain: u32, byte: u8) -> Key {
@@ -42,6 +42,12 @@ pub fn index_conformance(index: &dyn Index) {
     assert!(index.packs().unwrap().is_empty());
     rows(index);
     index.sync().unwrap();
+    // The format alone can change, and does not by itself.
+    let other = IndexFormat { version: INDEX_BEING_MADE, ..format };
+    index.apply(&Batch { format: Some(other), ..Batch::default() }).unwrap();
+    index.apply(&Batch::default()).unwrap();
+    assert_eq!(index.format().unwrap(), Some(other));
+    assert_eq!(index.log_mark().unwrap(), LogMark { sequence: 77 });
     let next = IndexFormat { gc_generation: 4, ..format };
     index.wipe(next).unwrap();
     assert_eq!(index.format().unwrap(), Some(next));

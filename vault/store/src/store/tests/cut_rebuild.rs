@@ -1,0 +1,157 @@
+//! A rebuild of the index that is cut off, after packs were lost: the worst moment for an index
+//! to look sound.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::*;
+use crate::ids::PackId;
+use crate::index::{Batch, Index, IndexFormat, Location, LogMark, PackRow};
+use crate::pack::{contents_name, sealed_name};
+use crate::session::Base;
+
+/// A kept index that takes so many batches more; then its process is as good as killed.
+#[derive(Clone)]
+struct CutIndex {
+    kept: KeptIndex,
+    left: Arc<AtomicU64>,
+}
+
+impl IndexOpener for CutIndex {
+    fn open(&self) -> Result<Box<dyn Index>> {
+        Ok(Box::new(self.clone()))
+    }
+
+    fn open_read_only(&self) -> Result<Box<dyn Index>> {
+        self.kept.open_read_only()
+    }
+
+    fn destroy(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl Index for CutIndex {
+    fn format(&self) -> Result<Option<IndexFormat>> {
+        self.kept.format()
+    }
+
+    fn wipe(&self, format: IndexFormat) -> Result<()> {
+        self.kept.wipe(format)
+    }
+
+    fn find(&self, key: &Key) -> Result<Option<Location>> {
+        self.kept.find(key)
+    }
+
+    fn apply(&self, batch: &Batch) -> Result<()> {
+        let one_less = |left: u64| left.checked_sub(1);
+        match self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less) {
+            Ok(_) => self.kept.apply(batch),
+            Err(_) => Err(Error::Closed),
+        }
+    }
+
+    fn pack(&self, pack: PackId) -> Result<Option<PackRow>> {
+        self.kept.pack(pack)
+    }
+
+    fn packs(&self) -> Result<Vec<(PackId, PackRow)>> {
+        self.kept.packs()
+    }
+
+    fn for_each(&self, each: &mut dyn FnMut(Key, Location) -> Result<()>) -> Result<()> {
+        self.kept.for_each(each)
+    }
+
+    fn log_mark(&self) -> Result<LogMark> {
+        self.kept.log_mark()
+    }
+
+    fn sync(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// The sealed packs of a simulated store.
+fn packs(vfs: &SimVfs) -> Vec<String> {
+    let is_pack = |name: &String| name.starts_with("packs/") && !name.contains('.');
+    vfs.files().into_iter().filter(is_pack).collect()
+}
+
+#[test]
+fn a_rebuild_that_was_cut_off_is_made_again() {
+    let vfs = SimVfs::default();
+    let rig = Rig { index: Some(KeptIndex::default()), ..sim_rig(&vfs) };
+    init(&rig);
+    let objects = disk_objects("one", 0, 30);
+    let snapshot = back_up(&rig.open(), "one", &objects).snapshot;
+    let mut cuts = 0;
+    for pack in packs(&vfs) {
+        for batches in 0.. {
+            let vfs = vfs.after_kill();
+            vfs.remove(&pack).unwrap();
+            let kept = rig.index.as_ref().unwrap().copied();
+            let index = CutIndex { kept: kept.clone(), left: Arc::new(AtomicU64::new(batches)) };
+            let options = OpenOptions::owner(Box::new(index), fresh_seed(), 1, Timestamp(6));
+            let opened = Store::open(Arc::new(vfs.clone()), options);
+            let cut = opened.is_err();
+            drop(opened);
+            let rig = Rig { index: Some(kept), ..sim_rig(&vfs.after_kill()) };
+            let store = rig.open();
+            let what = format!("{pack}, cut after {batches} batches");
+            let agent = begin(&store, "one", Some(snapshot));
+            for object in &objects {
+                if store.known(&agent.session, &[object.reference]).unwrap() == [true] {
+                    let children = store.known(&agent.session, &object.refs).unwrap();
+                    assert!(children.iter().all(|known| *known), "{what}: {:?}", object.reference);
+                }
+            }
+            assert_eq!(agent.session.base(), Base::Gone, "{what}");
+            put_all(&store, &agent, &objects);
+            commit(&store, &agent, &objects);
+            assert_holds(&store, &objects);
+            if !cut {
+                break;
+            }
+            cuts += 1;
+        }
+    }
+    assert!(cuts > 5, "{cuts} cuts");
+}
+
+#[test]
+fn a_shortened_pack_is_not_trusted_for_the_table_beside_it() {
+    let vfs = SimVfs::default();
+    let rig = Rig { index: Some(KeptIndex::default()), ..sim_rig(&vfs) };
+    init(&rig);
+    let objects = disk_objects("one", 0, 30);
+    let store = rig.open();
+    let snapshot = back_up(&store, "one", &objects).snapshot;
+    // Killed with open packs: the next owner makes tables beside them.
+    let vfs = vfs.after_kill();
+    let index = rig.index.as_ref().map(KeptIndex::copied);
+    drop(store);
+    let rig = Rig { index, ..sim_rig(&vfs) };
+    drop(rig.open());
+    let mut shortened = 0;
+    for pack in packs(&vfs) {
+        let id = PackId::from_hex(pack.rsplit('/').next().unwrap()).unwrap();
+        assert_eq!(sealed_name(id), pack);
+        if !vfs.files().contains(&contents_name(id)) {
+            continue;
+        }
+        for index in [rig.index.as_ref().map(KeptIndex::copied), Some(KeptIndex::default())] {
+            let vfs = vfs.after_kill();
+            vfs.damage(&pack, |bytes| bytes.truncate(bytes.len() / 2));
+            let store = Rig { index, ..sim_rig(&vfs) }.open();
+            assert!(!store.damage().is_empty(), "{pack}: unseen");
+            let agent = begin(&store, "one", Some(snapshot));
+            assert_eq!(agent.session.base(), Base::Gone, "{pack}");
+            put_all(&store, &agent, &objects);
+            commit(&store, &agent, &objects);
+            assert_holds(&store, &objects);
+            shortened += 1;
+        }
+    }
+    assert!(shortened > 1, "{shortened}");
+}
