@@ -31,8 +31,8 @@ pub use cipher::{Cipher, CipherContext};
 pub use error::{Error, Result};
 pub use ids::{Digest, DomainId, MachineId, PackId, RunId, SessionNonce, StoreId, Timestamp};
 pub use index::{
-    Batch, INDEX_BEING_MADE, INDEX_VERSION, Index, IndexFormat, IndexOpener, Key, Location, LogMark, MemoryIndex,
-    MemoryIndexOpener, PackRow, PackState,
+    Batch, INDEX_BEING_MADE, INDEX_VERSION, Index, IndexFormat, IndexOpener, Key, Location,
+    LogMark, MemoryIndex, MemoryIndexOpener, PackRow, PackState,
 };
 pub use journal::{Journal, LocalJournal, SealTo, Segment};
 pub use log::{Entry, Log, LogState, Machine, Role, Token};
