@@ -140,6 +140,11 @@ impl Running {
         Ok(self.child.try_wait()?.is_none())
     }
 
+    /// The process id, by which its children are found.
+    pub fn process_id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Kills it as a power cut would, and waits for its end.
     ///
     /// # Errors

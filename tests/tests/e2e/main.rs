@@ -9,5 +9,6 @@ mod corpus_files;
 mod corpus_recover;
 mod dirty_ext4;
 mod image_hash_script;
+mod kills;
 mod ordinary_user;
 mod resume;
