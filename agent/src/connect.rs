@@ -205,6 +205,8 @@ fn connect_embedded(
                 options.machine = Some(machine.into());
                 options.software = software();
                 options.upload_bytes_per_second = limit_upload;
+                // Nobody starts our own child again: once it is gone, waiting long is in vain.
+                options.retry_for = Duration::from_secs(10);
                 return Ok((Client::connect(options)?, Some(embedded)));
             }
             Answer::Error { exit_code: 11, .. } if Instant::now() < deadline => {
