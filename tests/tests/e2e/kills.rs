@@ -15,7 +15,7 @@ use anyhow::{Context, Result, ensure};
 use umbra_tests::images::{Noise, make_ext4, write_noise};
 use umbra_tests::json::{Answer, Running, text};
 use umbra_tests::programs::{Home, Programs};
-use umbra_tests::vault::{Vault, free_udp_port};
+use umbra_tests::vault::Vault;
 use umbra_tests::{is_full, must};
 
 /// How long one backup may take, killed vault and waiting included.
