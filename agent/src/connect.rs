@@ -91,15 +91,7 @@ pub struct Connection {
 /// [`Error::NoVault`] where none is named or none answers, [`Error::Vault`] where it refuses.
 pub fn connect(global: &Global, access: Access) -> Result<Connection> {
     let file = ConfigFile::find(global.config.as_deref())?;
-    let named = global.vault.clone().or_else(|| file.config.vault.clone());
-    let Some(url) = named else {
-        return Err(Error::NoVault {
-            url: "(none named)".into(),
-            reason: "no vault is configured".into(),
-            hint: "run `umbra init /DIR` or `umbra enroll TOKEN`, or give --vault".into(),
-        });
-    };
-    let url = VaultUrl::parse(&url)?;
+    let url = named_url(global, &file)?;
     if let Some(name) = &global.machine {
         config::check_name("machine", name)?;
     }
@@ -114,6 +106,24 @@ pub fn connect(global: &Global, access: Access) -> Result<Connection> {
         }
         VaultUrl::Network { address } => connect_network(global, &file, address, access, &url),
     }
+}
+
+/// Tells which vault the command line, the environment or the configuration names.
+///
+/// # Errors
+/// [`Error::NoVault`] where none is named, [`Error::Usage`] where the name is no URL.
+pub fn vault_url(global: &Global) -> Result<VaultUrl> {
+    named_url(global, &ConfigFile::find(global.config.as_deref())?)
+}
+
+fn named_url(global: &Global, file: &ConfigFile) -> Result<VaultUrl> {
+    let named = global.vault.clone().or_else(|| file.config.vault.clone());
+    let url = named.ok_or_else(|| Error::NoVault {
+        url: "(none named)".into(),
+        reason: "no vault is configured".into(),
+        hint: "run `umbra init /DIR` or `umbra enroll TOKEN`, or give --vault".into(),
+    })?;
+    VaultUrl::parse(&url)
 }
 
 fn software() -> String {

@@ -102,7 +102,14 @@ impl Error {
             Self::NoVault { .. } => 10,
             Self::Store { exit_code, .. } => *exit_code,
             Self::Vault(error) => error.exit_code(),
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => 14,
+            Self::Io { source, .. }
+                if matches!(
+                    source.kind(),
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+                ) =>
+            {
+                14
+            }
             Self::Io { .. } | Self::NotFound { .. } | Self::Internal(_) => 1,
         }
     }

@@ -12,6 +12,7 @@ pub mod known;
 pub mod listing;
 pub mod monitor;
 pub mod mounts;
+pub mod own_store;
 pub mod recover;
 pub mod restore;
 pub mod select;

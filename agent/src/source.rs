@@ -2,8 +2,7 @@
 //!
 //! There is ONE descriptor for parser and data path, so that both see the same device.
 
-use std::fs::File;
-use std::io;
+use std::fs::{File, Metadata};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -11,11 +10,14 @@ use umbra_fsparse::{ByteLen, ByteOffset, ByteRange, ReadAt, ReadError};
 
 use crate::device;
 use crate::error::{Error, Result};
+use crate::mounts::{Access, System, Use};
 
 /// The unit in which an unreadable place is narrowed down and recorded.
 pub const SECTOR_BYTES: u64 = 4096;
-/// How often a failing sector is asked for again.
-const SECTOR_RETRIES: u32 = 3;
+/// How often a failing sector is asked for.
+const SECTOR_TRIES: u32 = 3;
+/// Sectors that fail one after the other in one read until each is asked for but once.
+const HOPELESS_SECTORS: u32 = 8;
 
 /// What stands behind a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +36,31 @@ pub trait Device: ReadAt + Send + Sync {
 
     /// Tells the system which bytes will be wanted soon.
     fn will_need(&self, range: ByteRange);
+
+    /// Tells whether two readings of one place may differ.
+    fn may_change(&self) -> bool {
+        false
+    }
+
+    /// Tells after the last reading why what was read may not be one state of the disk; `None`
+    /// where nothing speaks against it.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where such a reading is not wanted.
+    fn settled(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
+}
+
+/// What is done about a source that changes while it is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Changes {
+    /// Nothing is known to write it; where something does all the same, it is refused.
+    Refused,
+    /// Nothing is known to write it; where something does all the same, the snapshot is fuzzy.
+    Marked,
+    /// It is written while it is read, and the snapshot says so.
+    Expected,
 }
 
 /// An open image file or block device.
@@ -44,7 +71,8 @@ pub struct Source {
     kind: SourceKind,
     len: ByteLen,
     sector: ByteLen,
-    rdev: u64,
+    opened: Metadata,
+    changes: Changes,
 }
 
 impl Source {
@@ -58,25 +86,33 @@ impl Source {
     /// file nor a block device, or is empty.
     pub fn open(path: &Path) -> Result<Self> {
         let context = |source| Error::Io { what: "open the source", path: path.into(), source };
+        // Looked at before it is opened: opening a pipe would wait for somebody who writes.
+        let named = std::fs::metadata(path).map_err(context)?.file_type();
+        if !named.is_block_device() && !named.is_file() {
+            return Err(neither(path));
+        }
         let file = File::open(path).map_err(context)?;
-        let metadata = file.metadata().map_err(context)?;
-        let file_type = metadata.file_type();
-        let (kind, len, sector) = if file_type.is_block_device() {
+        let opened = file.metadata().map_err(context)?;
+        let (kind, len, sector) = if opened.file_type().is_block_device() {
             device::drop_cached_blocks(&file);
             let len = rustix::fs::seek(&file, rustix::fs::SeekFrom::End(0))
                 .map_err(|error| context(error.into()))?;
             (SourceKind::BlockDevice, len, device::sector_bytes(&file))
-        } else if file_type.is_file() {
-            (SourceKind::ImageFile, metadata.len(), 512)
+        } else if opened.is_file() {
+            (SourceKind::ImageFile, opened.len(), 512)
         } else {
-            return Err(Error::Refused {
-                path: path.into(),
-                reason: "it is neither a raw image file nor a block device".into(),
-                hint: "name a device such as /dev/sda, an image file, or `-`".into(),
-            });
+            return Err(neither(path));
         };
-        let rdev = metadata.rdev();
-        Ok(Self { file, path: path.into(), kind, len: ByteLen(len), sector: ByteLen(sector), rdev })
+        if len == 0 {
+            return Err(empty(path));
+        }
+        let (len, sector) = (ByteLen(len), ByteLen(sector));
+        Ok(Self { file, path: path.into(), kind, len, sector, opened, changes: Changes::Refused })
+    }
+
+    /// Says what is done where the source changes; without this it is refused.
+    pub fn on_changes(self, changes: Changes) -> Self {
+        Self { changes, ..self }
     }
 
     /// Returns the path it was opened by.
@@ -94,14 +130,62 @@ impl Source {
         self.sector
     }
 
-    /// Returns the device number of a block device.
-    pub fn device_number(&self) -> u64 {
-        self.rdev
+    /// Returns what the system said of it when it was opened.
+    pub fn metadata(&self) -> &Metadata {
+        &self.opened
     }
 
-    /// Names the file system and inode that hold an image file.
-    pub fn file_identity(&self) -> io::Result<(u64, u64)> {
-        self.file.metadata().map(|metadata| (metadata.dev(), metadata.ino()))
+    /// Lists what uses it.
+    pub fn uses(&self, system: &System) -> Vec<Use> {
+        let mut uses = match self.kind {
+            SourceKind::BlockDevice => system.uses_of_device(self.opened.rdev()),
+            SourceKind::ImageFile => system.uses_of_file(&self.opened),
+        };
+        // A mount in another namespace, a pool of ZFS: what is held and not listed is written.
+        if uses.is_empty() && self.kind == SourceKind::BlockDevice && device::is_claimed(&self.path)
+        {
+            let what = "held by a program, or mounted where this one cannot see it".into();
+            uses.push(Use { what, access: Access::Writes });
+        }
+        if self.kind == SourceKind::ImageFile && device::is_written_by_emulator(&self.file) {
+            let what = "the disk of a virtual machine that runs".into();
+            uses.push(Use { what, access: Access::Writes });
+        }
+        uses
+    }
+
+    /// Finds what changed since the source was opened.
+    fn change(&self) -> Option<String> {
+        if self.kind == SourceKind::ImageFile {
+            match self.file.metadata() {
+                Ok(now) if now.len() < self.len.0 => {
+                    return Some(format!("it was cut to {} bytes while it was read", now.len()));
+                }
+                Ok(now) if now.modified().ok() == self.opened.modified().ok() => {}
+                _ => return Some("it was written while it was read".into()),
+            }
+        }
+        let uses = System::read().map(|system| self.uses(&system)).unwrap_or_default();
+        let written = uses.into_iter().find(|used| used.access == Access::Writes)?;
+        Some(format!("now it is {}", written.what))
+    }
+}
+
+fn neither(path: &Path) -> Error {
+    Error::Refused {
+        path: path.into(),
+        reason: "it is neither a raw image file nor a block device".into(),
+        hint: "name a device such as /dev/sda, an image file, or `-`".into(),
+    }
+}
+
+/// The refusal of a source without a byte: a snapshot of nothing would pass for the newest good
+/// one.
+pub fn empty(path: &Path) -> Error {
+    Error::Refused {
+        path: path.into(),
+        reason: "it is empty (0 bytes)".into(),
+        hint: "attach the medium, or find out why nothing was written to it".into(),
     }
 }
 
@@ -124,9 +208,11 @@ impl Device for Source {
         if self.kind != SourceKind::ImageFile {
             return Vec::new();
         }
+        // A file that was cut short has no holes behind its end: those bytes are lost.
+        let now = self.file.metadata().map_or(0, |now| now.len());
+        let end = range.end().0.min(self.len.0).min(now);
         let mut holes = Vec::new();
         let mut at = range.start().0;
-        let end = range.end().0.min(self.len.0);
         while at < end {
             let data = match rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Data(at)) {
                 Ok(data) => data.min(end),
@@ -154,25 +240,56 @@ impl Device for Source {
         // Advice only: a kernel that refuses it reads a little later.
         let _ = rustix::fs::fadvise(&self.file, range.start().0, len, rustix::fs::Advice::WillNeed);
     }
+
+    fn may_change(&self) -> bool {
+        self.changes == Changes::Expected
+    }
+
+    fn settled(&self) -> Result<Option<String>> {
+        if self.changes == Changes::Expected {
+            return Ok(None);
+        }
+        let Some(change) = self.change() else { return Ok(None) };
+        // What was cut off is recorded as unreadable; the rest of the disk is worth keeping.
+        let cut = self
+            .file
+            .metadata()
+            .is_ok_and(|now| self.kind == SourceKind::ImageFile && now.len() < self.len.0);
+        if self.changes == Changes::Marked || cut {
+            return Ok(Some(change));
+        }
+        Err(Error::Refused {
+            path: self.path.clone(),
+            reason: change,
+            hint: "stop what writes it and run this again (what was sent is not sent twice), or \
+                   keep a fuzzy snapshot with --inconsistent-ok"
+                .into(),
+        })
+    }
 }
 
 /// Reads `buf.len()` bytes from `offset`, with zeros where the device does not give them.
 ///
-/// A failed read is repeated sector by sector, each a few times; returns the ranges that stayed
+/// A failed read is repeated sector by sector, each a few times, but only once where one after the
+/// other has failed: a disk may take many seconds for each. Returns the ranges that stayed
 /// unreadable, merged and sorted.
 pub fn read_salvaging(device: &dyn Device, offset: ByteOffset, buf: &mut [u8]) -> Vec<ByteRange> {
     if device.read_at(offset, buf).is_ok() {
         return Vec::new();
     }
     let mut lost: Vec<ByteRange> = Vec::new();
+    let mut failed_in_a_row = 0;
     let mut at = offset.0;
     let mut rest = buf;
     while !rest.is_empty() {
         let to_boundary = SECTOR_BYTES - at % SECTOR_BYTES;
         let take = usize::try_from(to_boundary).unwrap_or(usize::MAX).min(rest.len());
         let (sector, tail) = std::mem::take(&mut rest).split_at_mut(take);
-        let readable = (0..SECTOR_RETRIES).any(|_| device.read_at(ByteOffset(at), sector).is_ok());
-        if !readable {
+        let tries = if failed_in_a_row < HOPELESS_SECTORS { SECTOR_TRIES } else { 1 };
+        if (0..tries).any(|_| device.read_at(ByteOffset(at), sector).is_ok()) {
+            failed_in_a_row = 0;
+        } else {
+            failed_in_a_row += 1;
             sector.fill(0);
             let range = ByteRange::new(ByteOffset(at), ByteLen(take as u64)).unwrap_or_default();
             match lost.last_mut() {
@@ -187,3 +304,6 @@ pub fn read_salvaging(device: &dyn Device, offset: ByteOffset, buf: &mut [u8]) -
     }
     lost
 }
+
+#[cfg(test)]
+mod tests;

@@ -47,6 +47,8 @@ pub struct Labels {
 /// Everything that a manifest is made of.
 pub(super) struct Facts<'a> {
     pub(super) labels: &'a Labels,
+    /// How the source was read in the end.
+    pub(super) method: &'a Method,
     pub(super) survey: &'a Survey,
     pub(super) len: ByteLen,
     pub(super) map_root: MapRoot,
@@ -102,7 +104,7 @@ pub(super) fn make(facts: &Facts<'_>) -> Result<Node> {
         warnings: notices.iter().take(MAX_WARNINGS).map(warning_of).collect(),
         warnings_total: *warnings_total,
         unreadable_ranges: facts.unreadable.len() as u64,
-        method: labels.method.clone(),
+        method: facts.method.clone(),
         run: labels.run,
         nonce: labels.nonce,
         signature: None,

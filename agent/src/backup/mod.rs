@@ -10,6 +10,7 @@ mod manifest;
 mod overlay;
 mod plan;
 mod read;
+mod residue;
 mod stream;
 mod upload;
 
@@ -20,11 +21,11 @@ use std::thread::{Scope, ScopedJoinHandle};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use umbra_common::node::NodeSink;
 use umbra_common::overlay::ContentHash;
-use umbra_common::snapshot::Receipt;
+use umbra_common::snapshot::{Consistency, Method, Receipt};
 use umbra_common::{ByteLen, ObjectId, Reference};
 
 use crate::error::{Error, Result};
-use crate::monitor::{Monitor, Stage};
+use crate::monitor::{Monitor, Notice, Stage};
 use crate::source::Device;
 use crate::survey::Survey;
 
@@ -100,6 +101,8 @@ pub struct Outcome {
     pub ids: Vec<ObjectId>,
     /// Number of ranges that could not be read.
     pub unreadable: usize,
+    /// How far the snapshot is one state of the disk.
+    pub consistency: Consistency,
 }
 
 /// Backs up one disk.
@@ -183,6 +186,7 @@ fn commit(
         image_hash: built.image_hash,
         ids: built.ids,
         unreadable: built.unreadable,
+        consistency: built.consistency,
     })
 }
 
@@ -287,6 +291,28 @@ struct Built {
     image_hash: [u8; 32],
     ids: Vec<ObjectId>,
     unreadable: usize,
+    consistency: Consistency,
+}
+
+/// Tells what could not be read; the map has every such range, the snapshot names the first.
+fn report_unreadable(read: &ReadSummary, monitor: &dyn Monitor) {
+    for range in read.unreadable.iter().take(crate::tree::KEPT_WARNINGS) {
+        monitor.warning(Notice {
+            subject: "source".into(),
+            at: Some(range.start()),
+            message: format!("{range} cannot be read; zeros stand in their place"),
+        });
+    }
+}
+
+/// Says how the source was read, with what came to light while it was read.
+fn method_of(job: &Job<'_>, read: &ReadSummary) -> Method {
+    let mut method = job.labels.method.clone();
+    if let Some(change) = &read.changed {
+        method.consistency = Consistency::Fuzzy;
+        method.text = format!("{}, but {change}", method.text);
+    }
+    method
 }
 
 /// Writes map, overlay and manifest, children first.
@@ -298,6 +324,8 @@ fn write_nodes(
     sink: &mut dyn NodeSink,
 ) -> Result<Built> {
     let Parts { read, chunks, len } = parts;
+    report_unreadable(&read, monitor);
+    let method = method_of(job, &read);
     let ChunkSummary { ids, runs, contents, bytes_files } = chunks;
     let (map_root, map) = image_map::build(runs, &ids, &read.windows, len, sink)?;
     let mut overlays = Vec::new();
@@ -309,6 +337,7 @@ fn write_nodes(
     }
     let facts = manifest::Facts {
         labels: job.labels,
+        method: &method,
         survey,
         len,
         map_root,
@@ -330,6 +359,7 @@ fn write_nodes(
         files,
         image_hash: read.image_hash.0,
         unreadable: read.unreadable.len(),
+        consistency: method.consistency,
         ids,
     })
 }

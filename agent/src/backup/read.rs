@@ -1,7 +1,9 @@
 //! The read stage: spans of the device in the order of the plan, and the image hash.
 //!
-//! Pieces that follow each other on the disk are read as one span, small gaps included. The image
-//! hash is made HERE, from the positions that were read, never from the map.
+//! Pieces that follow each other on the disk are read as one span, small gaps included. The residue
+//! of a window follows the last file that begins before the window ends. The image hash is made
+//! HERE, from the positions that were read and of the very bytes that are chunked, never from the
+//! map.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -11,6 +13,7 @@ use umbra_common::image_hash::{ImageHash, ImageHasher, WINDOW_BYTES, WindowHash,
 use umbra_common::{ByteLen, ByteOffset, ByteRange};
 
 use super::plan::{FileItem, FilePiece, Plan, pieces};
+use super::residue::Residue;
 use crate::error::{Error, Result};
 use crate::source::{Device, read_salvaging};
 use crate::survey::Survey;
@@ -23,6 +26,9 @@ const GAP_BYTES: u64 = 128 << 10;
 const WASTE_DIVISOR: u64 = 8;
 /// State of unfinished windows of the image hash above which the oldest one is completed.
 const HASH_PENDING_BYTES: usize = 64 << 20;
+/// The same for a disk that changes while it is read: reading a place twice gives a hash of bytes
+/// that the snapshot does not have, so that memory must do.
+const LIVE_HASH_PENDING_BYTES: usize = 256 << 20;
 /// Steps that wait for a read before they are handed on without one.
 const STEPS_PENDING: usize = 8192;
 /// Pieces shorter than this are read without asking for holes.
@@ -115,8 +121,10 @@ pub struct ReadSummary {
     pub windows: Vec<WindowHash>,
     /// Bytes read from the device, gaps included.
     pub bytes_read: u64,
-    /// What the device did not give.
+    /// What the device did not give; sorted, merged.
     pub unreadable: Vec<ByteRange>,
+    /// Why what was read may not be one state of the disk, where the device says so.
+    pub changed: Option<String>,
 }
 
 enum Step {
@@ -129,8 +137,6 @@ enum Role {
     Stream,
     /// Behind a file's end: zeros, or residue to come.
     Slack,
-    /// In a stream, and already in the image hash.
-    Again,
 }
 
 /// The read stage over one device.
@@ -140,10 +146,14 @@ pub struct Reader<'a> {
     out: Sender<Batch>,
     recycled: crossbeam_channel::Receiver<Vec<u8>>,
     hasher: ImageHasher,
+    /// State of unfinished windows that is borne.
+    pub(super) pending_limit: usize,
     completed_early: BTreeSet<u64>,
+    /// What the device did not give when windows were completed early; zeros in their hashes.
+    lost_early: Vec<ByteRange>,
     span: Option<ByteRange>,
     steps: Vec<Step>,
-    slack: Vec<ByteRange>,
+    residue: Residue<'a>,
     wanted: u64,
     wasted: u64,
     bytes_read: u64,
@@ -164,10 +174,15 @@ impl<'a> Reader<'a> {
             out,
             recycled,
             hasher: ImageHasher::new(device.len()),
+            pending_limit: match device.may_change() {
+                true => LIVE_HASH_PENDING_BYTES,
+                false => HASH_PENDING_BYTES,
+            },
             completed_early: BTreeSet::new(),
+            lost_early: Vec::new(),
             span: None,
             steps: Vec::new(),
-            slack: Vec::new(),
+            residue: Residue::default(),
             wanted: 0,
             wasted: 0,
             bytes_read: 0,
@@ -175,30 +190,33 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Reads everything in the plan: files, then residue, then unparsed volumes.
+    /// Reads everything in the plan: files with the residue between them, then unparsed volumes.
     ///
     /// # Errors
     /// [`Error::Internal`] where the plan did not cover the disk exactly; the receiver's end of
-    /// the channel gone ends the stage early with [`Error::Internal`] too.
-    pub fn run(mut self, plan: &Plan) -> Result<ReadSummary> {
+    /// the channel gone ends the stage early with [`Error::Internal`] too. [`Error::Refused`]
+    /// where the device gave several answers for one place.
+    pub fn run(mut self, plan: &'a Plan) -> Result<ReadSummary> {
+        self.residue = Residue::new(&plan.residue);
         let mut parts = Vec::new();
         for &item in &plan.files {
             self.file(item, &mut parts)?;
         }
-        self.flush()?;
-        self.residue(plan)?;
+        self.residue_before(ByteOffset(u64::MAX))?;
         for &volume in &plan.unparsed {
             self.steps.push(Step::Ready(Segment::Begin(Stream::Unparsed)));
             self.disk_bytes(volume, Role::Stream)?;
             self.steps.push(Step::Ready(Segment::End));
         }
         self.flush()?;
+        let changed = self.device.settled()?;
         let image_hash = self.hasher.finish().map_err(hash_error)?;
         let count = window_count(self.device.len());
         let windows: Option<Vec<WindowHash>> = (0..count).map(|w| self.hasher.window(w)).collect();
         let windows = windows.ok_or_else(|| hash_error("a window without a hash"))?;
-        let unreadable = std::mem::take(&mut self.unreadable);
-        Ok(ReadSummary { image_hash, windows, bytes_read: self.bytes_read, unreadable })
+        let unreadable = merged(std::mem::take(&mut self.unreadable));
+        let bytes_read = self.bytes_read;
+        Ok(ReadSummary { image_hash, windows, bytes_read, unreadable, changed })
     }
 
     fn file(&mut self, item: FileItem, parts: &mut Vec<FilePiece>) -> Result<()> {
@@ -210,6 +228,15 @@ impl<'a> Reader<'a> {
             return Err(Error::Internal(format!("the plan names {item:?}, which is no file")));
         };
         pieces(inode, base, parts);
+        let starts = parts.iter().filter_map(|part| match part {
+            FilePiece::Data { disk, .. } => Some(disk.start()),
+            FilePiece::Zeros { .. } | FilePiece::Slack { .. } => None,
+        });
+        // Files come sorted by this: what lies before it is of no file any more.
+        let first = starts.min().unwrap_or(ByteOffset(u64::MAX));
+        if self.residue.is_due(first) {
+            self.residue_before(first)?;
+        }
         self.steps.push(Step::Ready(Segment::Begin(Stream::File(item))));
         for part in parts.iter() {
             match *part {
@@ -232,32 +259,17 @@ impl<'a> Reader<'a> {
         if self.steps.len() < STEPS_PENDING { Ok(()) } else { self.flush() }
     }
 
-    fn residue(&mut self, plan: &Plan) -> Result<()> {
-        let mut ranges: Vec<(ByteRange, Role)> =
-            plan.residue.iter().map(|&range| (range, Role::Stream)).collect();
-        ranges.extend(std::mem::take(&mut self.slack).into_iter().map(|r| (r, Role::Again)));
-        ranges.sort_unstable_by_key(|(range, _)| range.start());
-        let mut window = None;
-        for (range, role) in ranges {
-            let mut rest = range;
-            while !rest.is_empty() {
-                let index = rest.start().0 / WINDOW_BYTES;
-                let bound = ByteOffset((index + 1).saturating_mul(WINDOW_BYTES)).min(rest.end());
-                let part = ByteRange::between(rest.start(), bound).unwrap_or(rest);
-                rest = ByteRange::between(bound, rest.end()).unwrap_or_default();
-                if window != Some(index) {
-                    if window.is_some() {
-                        self.steps.push(Step::Ready(Segment::End));
-                    }
-                    self.steps.push(Step::Ready(Segment::Begin(Stream::Residue)));
-                    window = Some(index);
-                }
-                self.disk_bytes(part, role)?;
-                self.bound_steps()?;
+    /// Reads the residue of all windows that end at or before `limit`.
+    fn residue_before(&mut self, limit: ByteOffset) -> Result<()> {
+        // What was not read yet may have slack in these windows.
+        self.flush()?;
+        while let Some(parts) = self.residue.next_window(limit) {
+            self.steps.push(Step::Ready(Segment::Begin(Stream::Residue)));
+            for part in parts {
+                self.disk_bytes(part, Role::Stream)?;
             }
-        }
-        if window.is_some() {
             self.steps.push(Step::Ready(Segment::End));
+            self.bound_steps()?;
         }
         self.flush()
     }
@@ -279,9 +291,7 @@ impl<'a> Reader<'a> {
             let position = position + (hole.start().0 - start);
             let zeros = Segment::Zeros { disk: Some(hole.start()), len: hole.len(), position };
             self.steps.push(Step::Ready(zeros));
-            if role != Role::Again {
-                self.hash_zeros(hole)?;
-            }
+            self.hash_zeros(hole)?;
             at = hole.end().0;
         }
         match ByteRange::between(ByteOffset(at), range.end()) {
@@ -337,6 +347,11 @@ impl<'a> Reader<'a> {
         if !span.is_empty() {
             lost = read_salvaging(self.device, span.start(), &mut batch.buffer);
             self.bytes_read += span.len().0;
+            if !self.lost_early.is_empty() {
+                // What was lost when its window was completed is lost, whatever comes now.
+                lost.extend(self.lost_early.iter().filter_map(|range| range.intersection(span)));
+                lost = merged(lost);
+            }
         }
         for step in std::mem::take(&mut self.steps) {
             match step {
@@ -371,13 +386,12 @@ impl<'a> Reader<'a> {
                 self.place_good(batch, span, good, position, role)?;
             }
             let Some(hole) = hole else { return Ok(()) };
-            if role != Role::Again {
-                self.hash_zeros(hole)?;
-                self.unreadable.push(hole);
-            }
+            self.was_lost_early(hole)?;
+            self.hash_zeros(hole)?;
+            self.unreadable.push(hole);
             batch.segments.push(match role {
                 Role::Slack => Segment::LostSlack { disk: hole },
-                Role::Stream | Role::Again => Segment::Unreadable { disk: hole },
+                Role::Stream => Segment::Unreadable { disk: hole },
             });
             at = hole.end();
         }
@@ -397,15 +411,15 @@ impl<'a> Reader<'a> {
             .buffer
             .get(start..end)
             .ok_or_else(|| Error::Internal(format!("{disk} lie outside the span {span}")))?;
-        if role != Role::Again {
-            hash_bytes(&mut self.hasher, &self.completed_early, disk.start(), bytes)?;
+        let is_slack = role == Role::Slack;
+        if is_slack && bytes.iter().any(|&byte| byte != 0) {
+            // Read once more with its window, and hashed then: of the bytes that are chunked.
+            self.residue.add_slack(disk);
+            return Ok(());
         }
-        if role == Role::Slack {
-            if bytes.iter().all(|&byte| byte == 0) {
-                batch.segments.push(Segment::ZeroSlack { disk });
-            } else {
-                self.slack.push(disk);
-            }
+        hash_bytes(&mut self.hasher, &self.completed_early, disk.start(), bytes)?;
+        if is_slack {
+            batch.segments.push(Segment::ZeroSlack { disk });
             return Ok(());
         }
         batch.segments.push(Segment::Bytes { at: start..end, disk: disk.start(), position });
@@ -413,6 +427,9 @@ impl<'a> Reader<'a> {
     }
 
     fn hash_zeros(&mut self, range: ByteRange) -> Result<()> {
+        if self.completed_early.is_empty() {
+            return self.hasher.add_zeros(range).map_err(hash_error);
+        }
         for part in outside(range, &self.completed_early) {
             self.hasher.add_zeros(part).map_err(hash_error)?;
         }
@@ -421,12 +438,21 @@ impl<'a> Reader<'a> {
 
     /// Completes the oldest windows by reading while the image hash holds too much.
     fn bound_hash_state(&mut self) -> Result<()> {
-        while self.hasher.pending_bytes() > HASH_PENDING_BYTES {
+        while self.hasher.pending_bytes() > self.pending_limit {
+            if self.device.may_change() {
+                return Err(Error::Refused {
+                    path: "the source".into(),
+                    reason: "it changes while it is read, and its files are too scattered to \
+                             prove it"
+                        .into(),
+                    hint: "unmount it, or keep it in disk order with --no-parse".into(),
+                });
+            }
             let Some(window) = self.hasher.oldest_incomplete() else { return Ok(()) };
             let mut buf = Vec::new();
             for range in self.hasher.missing(window) {
                 buf.resize(usize::try_from(range.len().0).unwrap_or_default(), 0);
-                read_salvaging(self.device, range.start(), &mut buf);
+                self.lost_early.extend(read_salvaging(self.device, range.start(), &mut buf));
                 self.bytes_read += range.len().0;
                 self.hasher.add(range.start(), &buf).map_err(hash_error)?;
             }
@@ -434,6 +460,38 @@ impl<'a> Reader<'a> {
         }
         Ok(())
     }
+
+    /// Checks that what a reading lost stands as zeros in the hashes of windows that were completed
+    /// before it.
+    fn was_lost_early(&self, hole: ByteRange) -> Result<()> {
+        for part in inside(hole, &self.completed_early) {
+            let known = self.lost_early.iter().filter_map(|range| range.intersection(part));
+            if known.map(|range| range.len().0).sum::<u64>() < part.len().0 {
+                return Err(Error::Refused {
+                    path: "the source".into(),
+                    reason: format!("{part} could be read once and not again"),
+                    hint: "its medium is failing: run this again, at once".into(),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Sorts ranges and joins those that touch or overlap.
+fn merged(mut ranges: Vec<ByteRange>) -> Vec<ByteRange> {
+    ranges.sort_unstable_by_key(|range| range.start());
+    let mut out: Vec<ByteRange> = Vec::new();
+    for range in ranges.into_iter().filter(|range| !range.is_empty()) {
+        match out.last_mut() {
+            Some(last) if last.end() >= range.start() => {
+                let end = last.end().max(range.end());
+                *last = ByteRange::between(last.start(), end).unwrap_or(range);
+            }
+            _ => out.push(range),
+        }
+    }
+    out
 }
 
 fn hash_error(error: impl std::fmt::Display) -> Error {
@@ -461,15 +519,22 @@ fn hash_bytes(
 
 /// Returns the parts of `range` that lie in none of the `windows`.
 fn outside(range: ByteRange, windows: &BTreeSet<u64>) -> Vec<ByteRange> {
-    if windows.is_empty() {
-        return vec![range];
-    }
+    parts(range, |index| !windows.contains(&index))
+}
+
+/// Returns the parts of `range` that lie in one of the `windows`.
+fn inside(range: ByteRange, windows: &BTreeSet<u64>) -> Vec<ByteRange> {
+    parts(range, |index| windows.contains(&index))
+}
+
+/// Cuts `range` at the ends of windows and keeps the parts in those that are wanted.
+fn parts(range: ByteRange, is_wanted: impl Fn(u64) -> bool) -> Vec<ByteRange> {
     let mut parts = Vec::new();
     let mut at = range.start();
     while at < range.end() {
         let index = at.0 / WINDOW_BYTES;
         let bound = ByteOffset((index + 1).saturating_mul(WINDOW_BYTES)).min(range.end());
-        if !windows.contains(&index) {
+        if is_wanted(index) {
             parts.extend(ByteRange::between(at, bound));
         }
         at = bound;

@@ -55,6 +55,7 @@ pub fn run(
     }
     let len = ByteLen(at);
     let image_hash = image_hash(len, windows.iter().copied())?;
-    let summary = ReadSummary { image_hash, windows, bytes_read: at, unreadable: Vec::new() };
+    let (unreadable, changed) = (Vec::new(), None);
+    let summary = ReadSummary { image_hash, windows, bytes_read: at, unreadable, changed };
     Ok((summary, len))
 }

@@ -1,26 +1,31 @@
 //! `backup`: one snapshot for each source.
 
-use std::path::Path;
+mod sources;
+
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use umbra_common::snapshot::{Consistency, Method, RunId, SessionNonce};
+use umbra_common::snapshot::{RunId, SessionNonce};
 use umbra_common::wire::{BaseState, Begin};
 use umbra_fsparse::Timestamp;
+use umbra_fsparse::partition::TableKind;
 
 use crate::backup::{self, Input, Job, Labels, Outcome, SendPolicy};
 use crate::cli::output::{bytes, duration};
 use crate::cli::progress::Progress;
 use crate::cli::{BackupArgs, Global, Output};
 use crate::config;
-use crate::connect::{Access, Connection, connect};
+use crate::connect::{Access, Connection, connect, vault_url};
 use crate::error::{Error, Result};
 use crate::known::{KnownTable, TableKey};
 use crate::monitor::{Monitor, Stage};
-use crate::mounts;
-use crate::source::{Source, SourceKind};
+use crate::mounts::System;
+use crate::own_store::OwnStore;
+use crate::source::SourceKind;
 use crate::survey::{ParsePolicy, survey};
 use crate::uplink::VaultUplink;
+
+use sources::{Opened, Origin, Surroundings};
 
 /// Backs up every source; all snapshots of one call share a run.
 ///
@@ -33,26 +38,42 @@ pub fn run(global: &Global, args: &BackupArgs, output: &Output) -> Result<()> {
             hint: "leave --disk out, or back up one source at a time".into(),
         });
     }
-    let mut sources = Vec::new();
+    let system = System::read()?;
+    let own = OwnStore::of(&vault_url(global)?, &system);
+    let mut sources: Vec<Opened> = Vec::new();
     for path in &args.sources {
-        sources.push(open_source(path, args, global)?);
+        let source =
+            sources::open(path, args, global, Surroundings { own: &own, system: &system })?;
+        if let Some(other) = sources.iter().find(|other| other.disk == source.disk) {
+            return Err(Error::Usage {
+                what: format!(
+                    "{} and {} would both be the disk {}",
+                    other.path().display(),
+                    path.display(),
+                    source.disk
+                ),
+                hint: "back them up one at a time, each with its own --disk NAME".into(),
+            });
+        }
+        sources.push(source);
     }
     let connection = connect(global, Access::Write)?;
     let run = RunId(random()?);
     let mut unreadable = 0;
-    for (source, method) in sources {
+    for source in sources {
         let context = Context { global, args, output, connection: &connection, run };
-        unreadable += context.one(source, method)?;
+        unreadable += context.one(source)?;
     }
-    if unreadable == 0 {
-        return Ok(());
-    }
-    Err(Error::Partial {
+    if unreadable == 0 { Ok(()) } else { Err(partial(unreadable)) }
+}
+
+fn partial(unreadable: u64) -> Error {
+    Error::Partial {
         what: format!(
             "{unreadable} ranges of the source could not be read; the snapshot has zeros there and \
              says so (`umbra show`)"
         ),
-    })
+    }
 }
 
 fn random() -> Result<[u8; 16]> {
@@ -63,50 +84,6 @@ fn random() -> Result<[u8; 16]> {
         source: std::io::Error::other(error.to_string()),
     })?;
     Ok(bytes)
-}
-
-/// What one argument names.
-enum Opened {
-    Disk(Source),
-    /// Standard input.
-    Stream,
-}
-
-/// Opens a source and says how it may be read.
-fn open_source(path: &Path, args: &BackupArgs, global: &Global) -> Result<(Opened, Method)> {
-    if path == Path::new("-") {
-        if global.disk.is_none() {
-            return Err(Error::Usage {
-                what: "standard input has no name".into(),
-                hint: "give one with --disk NAME".into(),
-            });
-        }
-        let text = "standard input".into();
-        return Ok((Opened::Stream, Method { consistency: Consistency::Offline, text }));
-    }
-    let source = Source::open(path)?;
-    let uses = match source.kind() {
-        SourceKind::BlockDevice => mounts::uses_of_device(source.device_number()),
-        SourceKind::ImageFile => mounts::uses_of_file(path),
-    };
-    let Some(used) = uses.iter().find(|used| used.writable) else {
-        let text = match uses.first() {
-            Some(used) => format!("mounted read-only at {}", used.place),
-            None => "not in use".into(),
-        };
-        return Ok((Opened::Disk(source), Method { consistency: Consistency::Offline, text }));
-    };
-    if !args.inconsistent_ok {
-        return Err(Error::Refused {
-            path: path.into(),
-            reason: format!("it is mounted read-write at {}", used.place),
-            hint: "unmount it or mount it read-only; --inconsistent-ok makes a snapshot that is \
-                   marked fuzzy for ever"
-                .into(),
-        });
-    }
-    let text = format!("read while mounted read-write at {}", used.place);
-    Ok((Opened::Disk(source), Method { consistency: Consistency::Fuzzy, text }))
 }
 
 /// What all sources of one call share.
@@ -120,12 +97,12 @@ struct Context<'a> {
 
 impl Context<'_> {
     /// Backs up one source and returns how many ranges of it could not be read.
-    fn one(&self, source: Opened, method: Method) -> Result<u64> {
+    fn one(&self, source: Opened) -> Result<u64> {
         let started = Instant::now();
         let progress = Progress::new(*self.output, self.global.no_progress);
         progress.begin(Stage::Survey, None);
         let policy = if self.args.no_parse { ParsePolicy::Skip } else { ParsePolicy::Parse };
-        let labels = self.labels(&source, method)?;
+        let mut labels = self.labels(&source)?;
         let store = self.connection.client.welcome()?.store;
         let cache = config::cache_dir(self.global.cache_dir.as_deref())
             .join(hex(&store))
@@ -145,13 +122,23 @@ impl Context<'_> {
         let pinned = uplink.upload().begun().base == BaseState::Pinned;
         let known = if pinned { table } else { KnownTable::default() };
         let send = if self.global.dry_run { SendPolicy::CountOnly } else { SendPolicy::Send };
-        let job = Job { uplink: &uplink, known: &known, policy: send, labels: &labels };
-        let outcome = match &source {
-            Opened::Disk(device) => {
+        let outcome = match &source.input {
+            Origin::Disk(device) => {
+                let device = device.as_ref();
                 let survey = survey(device, policy, &progress);
+                // What a file is an image of stands in its partition table alone.
+                if let (SourceKind::ImageFile, TableKind::Gpt { sector }) =
+                    (device.kind(), survey.table.kind)
+                {
+                    labels.sector_bytes = u32::try_from(sector.0).unwrap_or(512);
+                }
+                let job = Job { uplink: &uplink, known: &known, policy: send, labels: &labels };
                 backup::run(&job, Input::Disk { device, survey: &survey }, &progress)
             }
-            Opened::Stream => backup::run(&job, Input::Stream(&mut std::io::stdin()), &progress),
+            Origin::Stream => {
+                let job = Job { uplink: &uplink, known: &known, policy: send, labels: &labels };
+                backup::run(&job, Input::Stream(&mut std::io::stdin()), &progress)
+            }
         };
         progress.finish();
         let mut outcome = outcome?;
@@ -169,31 +156,21 @@ impl Context<'_> {
         Ok(outcome.unreadable as u64)
     }
 
-    fn labels(&self, source: &Opened, method: Method) -> Result<Labels> {
-        let disk = match &self.global.disk {
-            Some(name) => {
-                config::check_name("disk", name)?;
-                name.clone()
-            }
-            None => match source {
-                Opened::Disk(source) => default_disk_name(source),
-                Opened::Stream => "disk".into(),
-            },
-        };
+    fn labels(&self, source: &Opened) -> Result<Labels> {
         let now = jiff::Timestamp::now();
-        let (path, sector) = match source {
-            Opened::Disk(source) => (source.path(), source.sector().0),
-            Opened::Stream => (Path::new("-"), 512),
+        let sector = match &source.input {
+            Origin::Disk(source) => source.sector().0,
+            Origin::Stream => 512,
         };
         Ok(Labels {
             machine: self.connection.machine.clone(),
-            disk,
-            source: path.display().to_string(),
+            disk: source.disk.clone(),
+            source: source.path().display().to_string(),
             sector_bytes: u32::try_from(sector).unwrap_or(512),
             host: config::host_name(),
             time: timestamp(now),
             tags: self.args.tags.clone(),
-            method,
+            method: source.method.clone(),
             run: self.run,
             nonce: SessionNonce(random()?),
         })
@@ -223,7 +200,7 @@ impl Context<'_> {
             bytes(meta),
             bytes(outcome.bytes_stored),
             outcome.files,
-            labels.method.consistency.name(),
+            outcome.consistency.name(),
         ))?;
         let committed = outcome.receipt.is_some();
         let summary: Value = json!({
@@ -247,11 +224,19 @@ impl Context<'_> {
             "chunks_new": outcome.chunks_new,
             "files": outcome.files,
             "warnings": warnings,
-            "consistency": labels.method.consistency.name(),
+            "unreadable_ranges": outcome.unreadable,
+            "consistency": outcome.consistency.name(),
             "duration_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             "image_hash": hex(&outcome.image_hash),
         });
-        self.output.object("summary", summary)
+        if outcome.unreadable == 0 {
+            return self.output.object("summary", summary);
+        }
+        // The command ends with this error behind its last source.
+        match self.output.finish(summary, Err(partial(outcome.unreadable as u64))) {
+            Err(Error::Partial { .. }) => Ok(()),
+            other => other,
+        }
     }
 }
 
@@ -264,27 +249,4 @@ fn timestamp(time: jiff::Timestamp) -> Timestamp {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Returns a device's by-id name, or an image's file name, made to fit.
-fn default_disk_name(source: &Source) -> String {
-    let own = source.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
-    if source.kind() == SourceKind::BlockDevice
-        && let Ok(device) = source.path().canonicalize()
-    {
-        let mut names: Vec<String> = std::fs::read_dir("/dev/disk/by-id")
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter(|link| link.path().canonicalize().is_ok_and(|target| target == device))
-            .map(|link| link.file_name().to_string_lossy().into_owned())
-            // A wwn says less to a person than the model and serial number.
-            .filter(|name| !name.starts_with("wwn-"))
-            .collect();
-        names.sort_unstable();
-        if let Some(name) = names.first() {
-            return config::fit_name(name, "disk");
-        }
-    }
-    config::fit_name(&own, "disk")
 }

@@ -1,14 +1,17 @@
 //! `disks`: what could be backed up, and how much of it would be understood.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
 use crate::cli::output::bytes;
 use crate::cli::{DisksArgs, Global, Output};
-use crate::error::Result;
+use crate::connect::vault_url;
+use crate::error::{Error, Result};
 use crate::monitor::{Monitor, Quiet};
-use crate::mounts;
+use crate::mounts::{Access, System};
+use crate::own_store::{OwnStore, Role};
 use crate::source::{Source, SourceKind};
 use crate::survey::{Parse, ParsePolicy, survey};
 use umbra_fsparse::ReadAt;
@@ -18,13 +21,17 @@ use umbra_fsparse::ReadAt;
 /// # Errors
 /// The first source that was named and cannot be opened; disks that were found and cannot be
 /// opened are listed with the reason.
-pub fn run(_global: &Global, args: &DisksArgs, output: &Output) -> Result<()> {
+pub fn run(global: &Global, args: &DisksArgs, output: &Output) -> Result<()> {
+    let system = System::read()?;
+    // Disks can be listed before there is a vault.
+    let own = vault_url(global).map(|url| OwnStore::of(&url, &system)).unwrap_or_default();
+    let around = Surroundings { own: &own, system: &system };
     let mut count = 0;
     if args.sources.is_empty() {
         for path in system_disks() {
             count += 1;
             match Source::open(&path) {
-                Ok(source) => show(&path, &source, output)?,
+                Ok(source) => show(&path, &source, around, output)?,
                 Err(error) => {
                     output.text(&format!("{}: {error}", path.display()))?;
                     let fields = json!({"path": path, "error": error.to_string()});
@@ -35,7 +42,7 @@ pub fn run(_global: &Global, args: &DisksArgs, output: &Output) -> Result<()> {
     }
     for path in &args.sources {
         count += 1;
-        show(path, &Source::open(path)?, output)?;
+        show(path, &Source::open(path)?, around, output)?;
     }
     output.object("summary", json!({"disks": count}))
 }
@@ -59,19 +66,35 @@ fn system_disks() -> Vec<PathBuf> {
     disks
 }
 
-fn show(path: &Path, source: &Source, output: &Output) -> Result<()> {
+/// What decides how a disk may be read.
+#[derive(Clone, Copy)]
+struct Surroundings<'a> {
+    own: &'a OwnStore,
+    system: &'a System,
+}
+
+/// Says how a disk would be read, or why not.
+fn method(path: &Path, source: &Source, around: Surroundings<'_>) -> String {
+    let own = match source.kind() {
+        SourceKind::BlockDevice => {
+            let rdev = source.metadata().rdev();
+            around.own.refuse_device(path, rdev, Role::Source, around.system)
+        }
+        SourceKind::ImageFile => around.own.refuse_file(path, path, Role::Source),
+    };
+    if let Err(Error::Refused { reason, .. }) = own {
+        return format!("refused: {reason}");
+    }
+    match source.uses(around.system).iter().find(|used| used.access == Access::Writes) {
+        Some(used) => format!("refused unless --inconsistent-ok: {}", used.what),
+        None => "offline".into(),
+    }
+}
+
+fn show(path: &Path, source: &Source, around: Surroundings<'_>, output: &Output) -> Result<()> {
     let quiet = Quiet::default();
     let found = survey(source, ParsePolicy::Parse, &quiet);
-    let uses = match source.kind() {
-        SourceKind::BlockDevice => mounts::uses_of_device(source.device_number()),
-        SourceKind::ImageFile => mounts::uses_of_file(path),
-    };
-    let method = match uses.iter().find(|used| used.writable) {
-        Some(used) => {
-            format!("refused unless --inconsistent-ok: mounted read-write at {}", used.place)
-        }
-        None => "offline".into(),
-    };
+    let method = method(path, source, around);
     let len = source.len().0;
     output.text(&format!("{}  {}  {method}", path.display(), bytes(len)))?;
     let mut volumes = Vec::new();

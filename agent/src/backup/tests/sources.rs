@@ -1,0 +1,211 @@
+//! Sources that change or fail while they are read: the proof is always of what was kept.
+
+use std::sync::atomic::AtomicU64;
+
+use umbra_common::image_hash::SequentialImageHasher;
+
+use super::*;
+use crate::backup::read::{Batch, ReadSummary, Reader, Segment};
+
+/// A disk of which every reading gives other bytes, and no reading zeros.
+struct LiveDisk {
+    len: u64,
+    readings: AtomicU64,
+}
+
+impl ReadAt for LiveDisk {
+    fn len(&self) -> ByteLen {
+        ByteLen(self.len)
+    }
+
+    fn read_at(&self, offset: ByteOffset, buf: &mut [u8]) -> Result<(), ReadError> {
+        let reading = self.readings.fetch_add(1, Ordering::Relaxed);
+        for (at, byte) in (offset.0..).zip(buf) {
+            *byte = (at.wrapping_mul(31).wrapping_add(reading * 7) % 255) as u8 + 1;
+        }
+        Ok(())
+    }
+}
+
+impl Device for LiveDisk {
+    fn holes(&self, _: ByteRange) -> Vec<ByteRange> {
+        Vec::new()
+    }
+    fn will_need(&self, _: ByteRange) {}
+    fn may_change(&self) -> bool {
+        true
+    }
+    fn settled(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
+}
+
+fn hash_of(bytes: &[u8]) -> [u8; 32] {
+    let mut hasher = SequentialImageHasher::new(ByteLen(bytes.len() as u64));
+    hasher.push(bytes).unwrap();
+    hasher.finish().unwrap().0
+}
+
+#[test]
+fn the_hash_of_a_disk_that_changes_is_that_of_what_was_kept() {
+    let (bytes, files) = lay_out(&some_contents(), 12_000, 3, 11);
+    let survey = survey_of(bytes.len() as u64, files);
+    let disk = LiveDisk { len: bytes.len() as u64, readings: 0.into() };
+    let vault = MemoryVault::default();
+    let labels = labels();
+    let job = Job { uplink: &vault, known: &NoneKnown, policy: SendPolicy::Send, labels: &labels };
+    let input = Input::Disk { device: &disk, survey: &survey };
+    let outcome = run(&job, input, &Quiet::default()).unwrap();
+    assert_eq!(outcome.image_hash, hash_of(&vault.reassemble(outcome.snapshot)));
+}
+
+/// Reads a disk with a Reader that bears so much of unfinished windows; returns what it said and, by disk
+/// address, what it handed on.
+fn read_all(
+    device: &dyn Device,
+    survey: &Survey,
+    pending_limit: usize,
+) -> (Result<ReadSummary>, Vec<u8>) {
+    let plan = plan::make(survey, device.len(), &Quiet::default());
+    let (batches, received) = crossbeam_channel::unbounded::<Batch>();
+    let (_, recycled) = crossbeam_channel::unbounded();
+    let mut reader = Reader::new(device, survey, batches, recycled);
+    reader.pending_limit = pending_limit;
+    let summary = reader.run(&plan);
+    let mut disk = vec![0xEE_u8; usize::try_from(device.len().0).unwrap()];
+    let place = |range: ByteRange| {
+        let at = |offset: u64| usize::try_from(offset).unwrap();
+        at(range.start().0)..at(range.end().0)
+    };
+    for batch in received {
+        for segment in batch.segments {
+            match segment {
+                Segment::Bytes { at, disk: to, .. } => {
+                    let range = span(to.0, at.len() as u64);
+                    disk[place(range)].copy_from_slice(&batch.buffer[at]);
+                }
+                Segment::Zeros { disk: Some(to), len, .. } => {
+                    disk[place(span(to.0, len.0))].fill(0);
+                }
+                Segment::Unreadable { disk: lost }
+                | Segment::LostSlack { disk: lost }
+                | Segment::ZeroSlack { disk: lost } => disk[place(lost)].fill(0),
+                Segment::Zeros { disk: None, .. } | Segment::Begin(_) | Segment::End => {}
+            }
+        }
+    }
+    (summary, disk)
+}
+
+/// A disk that gives some places a limited number of times, or not before some readings failed.
+struct FlakyDisk {
+    inner: MemoryDisk,
+    /// Ranges, and the number of readings from which on they fail.
+    dies: Vec<(ByteRange, u64)>,
+    /// Ranges, and the number of readings up to which they fail.
+    wakes: Vec<(ByteRange, u64)>,
+    readings: AtomicU64,
+}
+
+impl ReadAt for FlakyDisk {
+    fn len(&self) -> ByteLen {
+        self.inner.len()
+    }
+
+    fn read_at(&self, offset: ByteOffset, buf: &mut [u8]) -> Result<(), ReadError> {
+        let reading = self.readings.fetch_add(1, Ordering::Relaxed);
+        let range = span(offset.0, buf.len() as u64);
+        let dead =
+            self.dies.iter().any(|(r, from)| r.intersection(range).is_some() && reading >= *from);
+        let asleep =
+            self.wakes.iter().any(|(r, to)| r.intersection(range).is_some() && reading < *to);
+        if dead || asleep {
+            Err(ReadError::Unreadable(range))
+        } else {
+            self.inner.read_at(offset, buf)
+        }
+    }
+}
+
+impl Device for FlakyDisk {
+    fn holes(&self, _: ByteRange) -> Vec<ByteRange> {
+        Vec::new()
+    }
+    fn will_need(&self, _: ByteRange) {}
+}
+
+#[test]
+fn windows_that_are_completed_early_agree_with_what_is_handed_on() {
+    // 20 MiB: files of many fragments all over two windows, noise behind their ends.
+    let contents: Vec<Vec<u8>> = (0..40).map(|i| noise(i, 40_000 + i as usize * 333)).collect();
+    let (mut bytes, files) = lay_out(&contents, 5120, 2, 21);
+    for file in &files {
+        let last = file.extents.last().unwrap();
+        let used = file.size.0 - last.logical.0;
+        let (from, to) = (last.volume.start().0 + used, last.volume.end().0);
+        if from < to {
+            bytes[usize::try_from(from).unwrap()] = 0x55;
+        }
+    }
+    let survey = survey_of(bytes.len() as u64, files);
+    let flaky = |dies: Vec<(ByteRange, u64)>, wakes: Vec<(ByteRange, u64)>| FlakyDisk {
+        inner: MemoryDisk::new(bytes.clone()),
+        dies,
+        wakes,
+        readings: 0.into(),
+    };
+    let (summary, disk) = read_all(&flaky(Vec::new(), Vec::new()), &survey, 0);
+    let summary = summary.unwrap();
+    assert!(disk == bytes);
+    assert_eq!(summary.image_hash.0, hash_of(&bytes));
+    assert!(summary.unreadable.is_empty());
+
+    let mut refused = 0;
+    let mut with_losses = 0;
+    let mut state = 5_u64;
+    for round in 0..60 {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let range = span((state >> 33) % (bytes.len() as u64 - 70_000), 1 + round * 1000);
+        let when = (state >> 20) % 40;
+        let disk = match round % 2 {
+            0 => flaky(vec![(range, when)], Vec::new()),
+            _ => flaky(Vec::new(), vec![(range, when)]),
+        };
+        let (summary, kept) = read_all(&disk, &survey, (state >> 40) as usize % 60_000);
+        match summary {
+            // Whatever was lost: the hash is that of what was handed on, and only what is said
+            // to be lost differs.
+            Ok(summary) => {
+                assert_eq!(summary.image_hash.0, hash_of(&kept), "round {round}");
+                let mut expected = bytes.clone();
+                for lost in &summary.unreadable {
+                    let at = |offset: u64| usize::try_from(offset).unwrap();
+                    expected[at(lost.start().0)..at(lost.end().0)].fill(0);
+                }
+                assert!(kept == expected, "round {round}");
+                with_losses += usize::from(!summary.unreadable.is_empty());
+            }
+            Err(error) => {
+                assert_eq!(error.exit_code(), 5, "{error}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 0 && with_losses > 10, "{refused} refused, {with_losses} with losses");
+}
+
+#[test]
+fn a_disk_that_dies_in_the_middle_is_kept_as_far_as_it_was_read() {
+    let (bytes, files) = lay_out(&some_contents(), 8000, 4, 31);
+    let survey = survey_of(bytes.len() as u64, files);
+    let mut disk = MemoryDisk::new(bytes.clone());
+    disk.bad = vec![span(10_000_000, bytes.len() as u64 - 10_000_000)];
+    let vault = MemoryVault::default();
+    let outcome = back_up(&disk, &survey, &vault);
+    let mut expected = bytes;
+    let first = 10_000_000 / 4096 * 4096;
+    expected[first..].fill(0);
+    assert!(vault.reassemble(outcome.snapshot) == expected);
+    assert_eq!(outcome.unreadable, 1, "ranges that touch are one");
+    assert_eq!(outcome.image_hash, hash_of(&expected));
+}
