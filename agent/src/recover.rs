@@ -16,7 +16,7 @@ use umbra_net::{NetError, Reader, Wanted};
 use crate::catalog::Snapshot;
 use crate::error::{Error, Result};
 use crate::monitor::{Monitor, Stage};
-use crate::target::Target;
+use crate::target::{Medium, PIECE_BYTES, Target};
 
 /// Bytes of the disk whose chunks are asked for in one request.
 const BATCH_BYTES: u64 = 16 << 20;
@@ -24,8 +24,6 @@ const BATCH_BYTES: u64 = 16 << 20;
 const REQUESTS: usize = 3;
 /// Chunks that wait to be written.
 const CHUNKS: usize = 64;
-/// Bytes read back at a time.
-const READ_BACK_BYTES: usize = 4 << 20;
 
 /// What a recovery came to. Sizes in bytes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -128,9 +126,9 @@ pub fn recover(
     }
     let mut recovered = Recovered { image_hash: hash.0, ..written };
     if read_back == ReadBack::Verify {
-        target.settle()?;
+        let mut medium = target.settle()?;
         monitor.begin(Stage::Verify, Some(len.0));
-        if read_hash(target, len, monitor)? != expected {
+        if read_hash(&mut medium, len, monitor)? != expected {
             return Err(damaged("the target gave back other bytes than were written"));
         }
         recovered.verified = true;
@@ -241,15 +239,12 @@ fn write(
 }
 
 /// Reads the whole target back.
-fn read_hash(target: &Target, len: ByteLen, monitor: &dyn Monitor) -> Result<ImageHash> {
+fn read_hash(medium: &mut Medium<'_>, len: ByteLen, monitor: &dyn Monitor) -> Result<ImageHash> {
     let mut hasher = SequentialImageHasher::new(len);
-    let mut buf = vec![0_u8; READ_BACK_BYTES];
     let mut at = 0;
     while at < len.0 {
-        let take = (len.0 - at).min(READ_BACK_BYTES as u64);
-        let part = buf.get_mut(..take as usize).unwrap_or_default();
-        target.read(ByteOffset(at), part)?;
-        hasher.push(part)?;
+        let take = (len.0 - at).min(PIECE_BYTES as u64);
+        hasher.push(medium.read(ByteOffset(at), take as usize)?)?;
         monitor.advance(take);
         at += take;
     }
