@@ -14,7 +14,7 @@ use crate::lock::Lock;
 
 mod entry;
 mod replay;
-mod segment;
+pub(crate) mod segment;
 
 pub use entry::{Entry, LogState, Machine, Role, Token};
 pub(crate) use replay::{Replayed, replay, segment_name};

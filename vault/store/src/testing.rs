@@ -3,6 +3,7 @@
 
 mod cipher;
 mod conformance;
+pub mod fuzz;
 mod index;
 mod objects;
 mod vfs;
