@@ -1,0 +1,286 @@
+//! Makes the first inputs of `corpus`, from `images` and from `testdata/formats/v1`. What the
+//! fuzzer found later stands beside them; nothing is deleted.
+#![allow(missing_docs)]
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use umbra_common::node::Node;
+use umbra_common::wire::{
+    Ask, BaseState, Begin, Begun, Commit, Known, Label, List, ListEntry, Object, Reply, Request,
+    SentObject, ServedObject, ToAgent, ToVault, frame,
+};
+use umbra_common::{Kind, ObjectId, Reference};
+
+type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
+
+fn here() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn seed(target: &str, name: &str, parts: &[&[u8]]) -> Result<()> {
+    let dir = here().join("corpus").join(target);
+    fs::create_dir_all(&dir)?;
+    Ok(fs::write(dir.join(format!("seed-{name}")), parts.concat())?)
+}
+
+fn golden(file: &str) -> Result<String> {
+    let path: PathBuf = here().join("../testdata/formats/v1").join(file);
+    Ok(fs::read_to_string(path)?)
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let digits = |pair: &[u8]| {
+        let text = std::str::from_utf8(pair).ok()?;
+        u8::from_str_radix(text, 16).ok()
+    };
+    text.as_bytes().chunks(2).map_while(digits).collect()
+}
+
+fn disks() -> Result<()> {
+    let image = |name: &str| {
+        let packed = fs::read(here().join("images").join(format!("{name}.zst")))?;
+        zstd::stream::decode_all(packed.as_slice())
+    };
+    let (head, tail) = (image("gpt-head")?, image("gpt-tail")?);
+    let sectors = 2048_u16.to_le_bytes();
+    // The tables as far as they are in use: the rest of the entries' sectors is zeros.
+    let tail_len = u16::try_from(tail.len())?.to_le_bytes();
+    seed("partition", "gpt-primary", &[&[0], &sectors, &[0, 0], &head])?;
+    seed("partition", "gpt-backup", &[&[0], &sectors, &tail_len, &head[..512], &tail])?;
+    seed("partition", "gpt-checksums-kept", &[&[1], &sectors, &[0, 0], &head])?;
+    let mut mbr = [0; 512];
+    let entry = |kind: u8, start: u32, count: u32| {
+        let mut entry = [0; 16];
+        entry[4] = kind;
+        entry[8..12].copy_from_slice(&start.to_le_bytes());
+        entry[12..].copy_from_slice(&count.to_le_bytes());
+        entry
+    };
+    mbr[446..462].copy_from_slice(&entry(0x83, 1, 100));
+    mbr[462..478].copy_from_slice(&entry(5, 101, 200));
+    mbr[510..].copy_from_slice(&[0x55, 0xaa]);
+    seed("partition", "mbr", &[&[1], &sectors, &[0, 0], &mbr])?;
+    let mut logical = [0; 512];
+    logical[446..462].copy_from_slice(&entry(0x83, 1, 50));
+    logical[462..478].copy_from_slice(&entry(5, 1, 100));
+    logical[510..].copy_from_slice(&[0x55, 0xaa]);
+    let mut chain = vec![0; 103 * 512];
+    chain[..512].copy_from_slice(&mbr);
+    chain[101 * 512..102 * 512].copy_from_slice(&logical);
+    chain[102 * 512..].copy_from_slice(&logical);
+    seed("partition", "mbr-logical", &[&[1], &sectors, &[0, 0], &chain])?;
+
+    for (base, (name, _)) in (0_u8..).zip(umbra_fuzz::BASES) {
+        seed("ext", name, &[&[base]])?;
+        seed("ext", &format!("{name}-checksums-kept"), &[&[base | 0x80]])?;
+        // One unit changed, one block changed.
+        seed("ext", &format!("{name}-patched"), &[&[base, 9, 0, 3, 2, 0xff, 1, 8, 0, 200, 1, 4]])?;
+    }
+    let journal = image("journal")?;
+    // As long as it is here: s_maxlen.
+    let mut journal = journal;
+    let blocks = u32::try_from(journal.len() / 1024)?;
+    journal[0x10..0x14].copy_from_slice(&blocks.to_be_bytes());
+    let used = journal.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
+    let used = used.next_multiple_of(1024);
+    for flags in [0_u8, 1, 2] {
+        let rest = [0; 3072];
+        let head = [flags, 0x40, 6];
+        seed("jbd2", &format!("journal-{flags}"), &[&head, &journal[..used], &rest])?;
+    }
+    Ok(())
+}
+
+/// Numbers the nodes of a list, and names each child by its number in the first byte of its id.
+fn numbered(nodes: &[(ObjectId, Node)], extra: &[u8]) -> Vec<u8> {
+    let places = nodes.iter().enumerate().map(|(index, (id, _))| (*id, index));
+    let places: HashMap<ObjectId, usize> = places.collect();
+    let mut bytes = extra.to_vec();
+    for (_, node) in nodes {
+        let mut node = node.clone();
+        for child in &mut node.refs {
+            if let Some(index) = places.get(&child.id) {
+                child.id.0[0] = u8::try_from(*index).unwrap_or(255);
+            }
+        }
+        let body = node.to_bytes();
+        bytes.push(node.kind.number());
+        bytes.extend_from_slice(&u16::try_from(body.len()).unwrap_or(u16::MAX).to_le_bytes());
+        bytes.extend_from_slice(&body);
+    }
+    bytes
+}
+
+fn nodes() -> Result<()> {
+    let mut all: Vec<(ObjectId, Node)> = Vec::new();
+    for line in golden("nodes.txt")?.lines() {
+        let words: Vec<&str> = line.split(' ').collect();
+        if let ["receipt", _, bytes] = words[..] {
+            seed("receipt", "golden", &[&[0], &unhex(bytes)])?;
+            seed("receipt", "golden-checksum-kept", &[&[1], &unhex(bytes)])?;
+        }
+        let ["node", kind, id, bytes] = words[..] else { continue };
+        let kind = Kind::ALL.into_iter().find(|known| known.name().replace(' ', "-") == kind);
+        let node = Node::decode(kind.ok_or("a kind")?, &unhex(bytes))?;
+        all.push((ObjectId(unhex(id).try_into().map_err(|_| "an id")?), node));
+    }
+    let of = |kinds: &[Kind]| -> Vec<(ObjectId, Node)> {
+        // Parents first, as the root is number 0.
+        all.iter().rev().filter(|(_, node)| kinds.contains(&node.kind)).cloned().collect()
+    };
+    let overlay = [Kind::Directory, Kind::ExtentList, Kind::Xattrs];
+    seed("directory", "golden", &[&numbered(&of(&overlay), &[])])?;
+    for (index, node) in of(&[Kind::Directory]).into_iter().enumerate() {
+        seed("directory", &format!("node-{index}"), &[&numbered(&[node], &[])])?;
+    }
+    let lists = of(&[Kind::ExtentList]);
+    for from in 0..lists.len() {
+        let input = numbered(&lists[from..], &70_000_u64.to_le_bytes());
+        seed("extent_list", &format!("golden-{from}"), &[&input])?;
+    }
+    seed("xattrs", "golden", &[&numbered(&of(&[Kind::Xattrs]), &[])])?;
+    let map = of(&[Kind::MapNode, Kind::MapPage]);
+    let disk: u64 = 300 * (16 << 20) + 5000;
+    for from in 0..map.len() {
+        if map[from].1.kind != Kind::MapNode {
+            continue;
+        }
+        for (number, len) in
+            [disk, 256 * (16 << 20), 44 * (16 << 20) + 5000, 5000].iter().enumerate()
+        {
+            let head = [len.to_le_bytes(), 4096_u64.to_le_bytes(), (20_u64 << 20).to_le_bytes()];
+            let input = numbered(&map[from..], &head.concat());
+            seed("map", &format!("golden-{from}-{number}"), &[&input])?;
+        }
+    }
+    for (_, node) in of(&[Kind::Manifest]) {
+        seed("manifest", "golden", &[&node.to_bytes()])?;
+    }
+    Ok(())
+}
+
+fn store() -> Result<()> {
+    for line in golden("store.txt")?.lines() {
+        let Some((name, bytes)) = line.split_once(' ') else { continue };
+        let bytes = unhex(bytes);
+        match name {
+            "format" => {
+                let check = bytes.windows(6).position(|window| window == b"check ");
+                seed("format", "golden", &[&[0], &bytes[..check.ok_or("a check")?]])?;
+                seed("format", "golden-check-kept", &[&[1], &bytes])?;
+            }
+            "pack" => {
+                seed("pack", "golden", &[&[0], &bytes])?;
+                seed("pack", "golden-checks-kept", &[&[1], &bytes])?;
+                let mut damaged = bytes.clone();
+                damaged[128] = 0;
+                seed("pack", "first-record-damaged", &[&[0], &damaged])?;
+                let at = bytes.windows(8).position(|window| window == b"UMBRAFTR");
+                seed("footer", "golden", &[&[0], &bytes[at.ok_or("a footer")?..]])?;
+            }
+            "log" => {
+                seed("log", "golden", &[&[0], &bytes])?;
+                seed("log", "golden-checks-kept", &[&[1], &bytes])?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn wire() -> Result<()> {
+    let chunk = Object::pack(Kind::Chunk, Vec::new(), b"some bytes ".repeat(20), 3)?;
+    let refs: Vec<Reference> = vec![chunk.reference];
+    let page = Object::pack(Kind::MapPage, refs.clone(), vec![0x83, 1, 4, 0x41, 0x22], 3)?;
+    let mut frames: HashMap<&str, Vec<u8>> = HashMap::new();
+    let handshake = golden("wire-handshake.txt")?;
+    for line in handshake.lines() {
+        let Some((name, bytes)) = line.split_once(' ') else { continue };
+        let bytes = unhex(bytes);
+        let (target, flags) = match name {
+            "welcome" | "enrolled" | "refused" => ("wire_to_agent", 0),
+            _ => ("wire_to_vault", 3),
+        };
+        seed(target, name, &[&[flags], &bytes])?;
+        frames.insert(if name == "hello" { "hello" } else { name }, bytes);
+    }
+    let cap = 1 << 20;
+    let hello = frames.get("hello").ok_or("a hello")?;
+    let begin = Begin {
+        disk: "sda".into(),
+        nonce: [2; 16],
+        base: Some(ObjectId([4; 32])),
+        resume: true,
+        run: [3; 16],
+    };
+    let label = Label { name: "host".into(), value: "web1".into() };
+    let commit =
+        Commit { manifest: ObjectId([9; 32]), labels: vec![label], tags: vec!["nightly".into()] };
+    let run = [
+        hello.clone(),
+        frame::encode(&ToVault::Begin(begin), cap)?,
+        frame::encode(&ToVault::Ask(Ask { number: 1, references: refs.clone() }), cap)?,
+        frame::encode(&ToVault::Flush { upto: 1 }, cap)?,
+        frame::encode(&ToVault::Commit(commit), cap)?,
+        frame::encode(&ToVault::End, cap)?,
+    ]
+    .concat();
+    seed("wire_to_vault", "backup", &[&[3], &run])?;
+    seed("wire_to_vault", "backup-owner", &[&[6], &run])?;
+    let mut objects = Vec::new();
+    for (sequence, object) in (0..).zip([chunk.clone(), page.clone()]) {
+        objects.extend(frame::encode(&SentObject { sequence, object }, cap)?);
+    }
+    seed("wire_to_vault", "objects", &[&[1], &objects])?;
+    let list = List { machine: Some("web1".into()), disk: None, manifests: true };
+    let requests = [
+        frame::encode(&Request::List(list), cap)?,
+        frame::encode(&Request::Open { snapshot: ObjectId([1; 32]) }, cap)?,
+    ];
+    seed("wire_to_vault", "requests", &[&[2], &requests.concat()])?;
+    let begun = Begun { base: BaseState::Gone, latest: Some(ObjectId([3; 32])) };
+    let agent = [
+        frames.get("welcome").cloned().unwrap_or_default(),
+        frame::encode(&ToAgent::Begun(begun), cap)?,
+        frame::encode(&ToAgent::Known(Known::new(1, &[true, false])), cap)?,
+        frame::encode(&ToAgent::Ack { ranges: vec![0, 5, 7, 7] }, cap)?,
+        frame::encode(&ToAgent::Missing { sequence: 6, references: refs.clone() }, cap)?,
+        frame::encode(&ToAgent::Bad { sequence: 8, reason: "bad".into() }, cap)?,
+        frame::encode(&ToAgent::CommitMissing { references: refs }, cap)?,
+    ];
+    seed("wire_to_agent", "backup", &[&[0], &agent.concat()])?;
+    let served = ServedObject { item: 0, number: 0, object: page.clone() };
+    let entry = ListEntry { receipt: vec![1; 50], manifest: Some(chunk) };
+    let replies = [
+        frame::encode(&Reply::Object(served), cap)?,
+        frame::encode(&Reply::Snapshot(entry), cap)?,
+        frame::encode(&Reply::Done, cap)?,
+    ];
+    seed("wire_to_agent", "replies", &[&[1], &replies.concat()])
+}
+
+fn text() -> Result<()> {
+    let token = umbra_common::wire::Token {
+        addresses: vec!["vault.lan:8407".into()],
+        vault: umbra_common::wire::Fingerprint([5; 32]),
+        secret: [6; 16],
+    };
+    seed("token", "text", &[token.to_text()?.as_bytes()])?;
+    let fields =
+        [&[0xa3, 0, 0x81, 0x63][..], b"a:1", &[1, 0x58, 32], &[5; 32], &[2, 0x50], &[6; 16]];
+    seed("token", "inside", &fields)?;
+    let items: &[u8] =
+        &[0xa3, 0, 0x18, 0x20, 2, 0x82, 0x20, 0xf5, 5, 0xa1, 1, 0x63, b'a', b'b', b'c'];
+    seed("cbor", "nested", &[items])?;
+    seed("cbor", "numbers", &[&[0x83, 0x1b, 1, 2, 3, 4, 5, 6, 7, 8, 0x39, 1, 0, 0x42, 1, 2]])
+}
+
+fn main() -> Result<()> {
+    disks()?;
+    nodes()?;
+    store()?;
+    wire()?;
+    text()
+}

@@ -1,0 +1,102 @@
+//! ext2, ext3 and ext4: open, replay, walk.
+
+use std::collections::BTreeSet;
+
+use umbra_fsparse::ext::{Ext, Journal};
+use umbra_fsparse::{ByteLen, FileType, Inode, InodeNumber, ReadAt, Visitor, Warning};
+
+use crate::input::patch;
+use crate::limits::CountingDisk;
+
+/// Checks what a walk promises.
+struct Checker {
+    volume: ByteLen,
+    seen: BTreeSet<u64>,
+    dirs: BTreeSet<u64>,
+    named: BTreeSet<u64>,
+    warnings: usize,
+}
+
+impl Visitor for Checker {
+    fn inode(&mut self, inode: Inode) {
+        assert!(self.seen.insert(inode.number.0), "an inode is given twice");
+        if inode.file_type == FileType::Dir {
+            self.dirs.insert(inode.number.0);
+        }
+        assert_eq!(inode.mode & !0o7777, 0, "mode bits that are none");
+        for time in [Some(inode.mtime), Some(inode.ctime), inode.crtime].into_iter().flatten() {
+            assert!(time.nanos < 1_000_000_000, "a second in the nanoseconds");
+        }
+        assert!(inode.target.is_none() || inode.file_type == FileType::Symlink);
+        assert!(
+            inode.rdev.is_none() || matches!(inode.file_type, FileType::Char | FileType::Block)
+        );
+        assert!(inode.xattrs.is_sorted_by(|a, b| a.name < b.name), "attributes are not sorted");
+        assert!(inode.xattrs.iter().all(|xattr| !xattr.name.is_empty()));
+        let mut end = 0;
+        for extent in &inode.extents {
+            assert!(!extent.volume.is_empty(), "an empty extent");
+            assert!(extent.volume.end().0 <= self.volume.0, "an extent leaves the volume");
+            assert!(end <= extent.logical.0, "extents are not sorted, or overlap");
+            let len = extent.volume.len().0;
+            end = extent.logical.0.checked_add(len).expect("content ends below 2^64");
+        }
+    }
+
+    fn entry(&mut self, parent: InodeNumber, name: &[u8], inode: InodeNumber) {
+        assert!(self.dirs.contains(&parent.0), "a name before its directory");
+        assert!(self.seen.contains(&inode.0), "a name before its inode");
+        assert!(!name.is_empty() && name != b"." && name != b"..", "no name");
+        assert!(!name.contains(&0) && !name.contains(&b'/'), "a name with NUL or /");
+        self.named.insert(inode.0);
+    }
+
+    fn warning(&mut self, _: Warning) {
+        self.warnings += 1;
+    }
+}
+
+/// The image: see [`patch`]. Checksums are switched off in the superblock unless the first byte's
+/// highest bit is set.
+pub(crate) fn ext(input: &[u8]) {
+    let mut image = patch(input);
+    if input.first().is_some_and(|first| first & 0x80 == 0) {
+        // Read-only compatible features: gdt_csum, metadata_csum.
+        for (at, clear) in [(1024 + 0x64, 0x10), (1024 + 0x65, 0x04)] {
+            if let Some(byte) = image.get_mut(at) {
+                *byte &= !clear;
+            }
+        }
+    }
+    for journal in [Journal::Replay, Journal::Ignore] {
+        walk(&image, journal);
+    }
+}
+
+fn walk(image: &[u8], journal: Journal) {
+    let disk = CountingDisk::new(image);
+    let Ok(ext) = Ext::open(&disk, journal) else {
+        disk.check(16, 4 << 20);
+        return;
+    };
+    assert!(!ext.is_empty() && ext.label().len() <= 16);
+    let mut checker = Checker {
+        volume: disk.len(),
+        seen: BTreeSet::new(),
+        dirs: BTreeSet::new(),
+        named: BTreeSet::new(),
+        warnings: 0,
+    };
+    let summary = ext.walk(&mut checker);
+    // The walk's own bound: four times the blocks and inodes, and 4096, a block each.
+    let (block, blocks) = (ext.block_size().0, ext.len().0 / ext.block_size().0);
+    let size = blocks.min(disk.len().0 / block + 1);
+    disk.check(64, (size * 8 + 8192) * block);
+    if let Ok(summary) = summary {
+        assert!(checker.dirs.contains(&summary.root.0), "the root is no directory");
+        assert!(!checker.named.contains(&summary.root.0), "the root has a name");
+        assert!(!summary.complete || checker.warnings == 0, "complete, with warnings");
+        checker.seen.remove(&summary.root.0);
+        assert_eq!(checker.seen, checker.named, "an inode without a name");
+    }
+}
