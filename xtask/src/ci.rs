@@ -8,7 +8,7 @@ use crate::env::BuildEnv;
 use crate::process;
 use crate::setup::{self, Purpose};
 use crate::test::{self, Counts};
-use crate::{demo, tidy};
+use crate::{demo, fuzz, tidy};
 
 /// What `cargo xtask ci` can be told.
 #[derive(clap::Args)]
@@ -65,6 +65,7 @@ pub(crate) fn run(env: &BuildEnv, options: &Options) -> Result<()> {
             counts = test::run_tests(env, &options)?;
             Ok(())
         });
+        run.stage("fuzz", minutes(4, 8), fuzz::ci);
         run.stage("docs", minutes(4, 4), docs);
         run.stage("demo", minutes(3, 3), demo::run_small);
     }

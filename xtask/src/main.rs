@@ -7,6 +7,7 @@
 mod ci;
 mod demo;
 mod env;
+mod fuzz;
 mod process;
 mod setup;
 mod test;
@@ -37,6 +38,8 @@ enum Command {
     Test(test::Options),
     /// Runs everything that has to be green, each stage against its time budget.
     Ci(ci::Options),
+    /// Runs the fuzz targets: the committed inputs, or libFuzzer for a while.
+    Fuzz(fuzz::Options),
     /// Checks the rules that the compiler does not: crate edges, file lengths, leftovers, pages.
     Tidy,
     /// Formats the whole workspace (`--check` only tells).
@@ -64,6 +67,7 @@ fn run(command: Command) -> Result<()> {
         Command::Demo(options) => demo::run(&env, &options),
         Command::Test(options) => test::run(&env, &options),
         Command::Ci(options) => ci::run(&env, &options),
+        Command::Fuzz(options) => fuzz::run(&env, &options),
         Command::Tidy => tidy::run(&env),
         Command::Fmt { check } => ci::format(&env, check),
     }
