@@ -323,7 +323,10 @@ pub fn damage_in(snapshot: &Snapshot, place: &str, detail: String) -> Error {
     Error::Damage {
         what: format!("snapshot {}, {place}", short(&id)),
         detail,
-        hint: format!("run `umbra verify {}` and `umbra-vault check`", short(&id)),
+        hint: format!(
+            "`umbra verify {}` lists all that is hit; what is whole can still be restored",
+            short(&id)
+        ),
     }
 }
 

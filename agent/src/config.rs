@@ -1,5 +1,8 @@
 //! What the agent remembers: which vault, its key, which machine this is.
 
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, fchown};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -94,7 +97,14 @@ impl ConfigFile {
             std::fs::create_dir_all(dir).map_err(context)?;
         }
         let aside = self.path.with_extension("toml.tmp");
-        std::fs::write(&aside, text).map_err(context)?;
+        // Under sudo the directory may be another user's: nothing that lies there is followed.
+        let _ = std::fs::remove_file(&aside);
+        let mut file = File::create_new(&aside).map_err(context)?;
+        file.write_all(text.as_bytes()).map_err(context)?;
+        // And a file that was his stays his.
+        if let (true, Ok(old)) = (is_root(), self.path.symlink_metadata()) {
+            fchown(&file, Some(old.uid()), Some(old.gid())).map_err(context)?;
+        }
         std::fs::rename(&aside, &self.path).map_err(context)
     }
 }

@@ -2,11 +2,14 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use umbra_agent::cli::{self, Cli, Output};
+use umbra_agent::cli::{self, Output};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let cli = match cli::read(&arguments) {
+        Ok(cli) => cli,
+        Err(code) => return ExitCode::from(code),
+    };
     let global = &cli.global;
     let output = Output { json: global.json, quiet: global.quiet, verbose: global.verbose };
     match cli::run(&cli, &output) {

@@ -12,6 +12,9 @@ use crate::error::{Error, Result};
 /// Fewest hex digits that name a snapshot.
 const MIN_DIGITS: usize = 4;
 
+/// Candidates that an error names; the rest is counted.
+const SHOWN_CANDIDATES: usize = 10;
+
 /// A snapshot as a person names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SnapshotName {
@@ -197,15 +200,19 @@ fn none(what: String) -> Error {
 }
 
 fn ambiguous(what: String, found: &[&Receipt]) -> Error {
-    let list: Vec<String> = found
+    let mut list: Vec<String> = found
         .iter()
-        .take(10)
+        .take(SHOWN_CANDIDATES)
         .map(|receipt| {
             let id = receipt.snapshot.to_string();
             let short = id.get(..12).unwrap_or(&id).to_owned();
             format!("{short} {}/{} {}", receipt.machine_name, receipt.disk, received(receipt))
         })
         .collect();
+    let more = found.len().saturating_sub(SHOWN_CANDIDATES);
+    if more > 0 {
+        list.push(format!("and {more} more, see `umbra snapshots --all-machines`"));
+    }
     Error::Usage {
         what: format!("{what}: {}", list.join("; ")),
         hint: "name one by its id, or give --machine and --disk".into(),

@@ -7,7 +7,10 @@ mod progress;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::builder::FalseyValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+use serde_json::json;
 
 use crate::error::Result;
 
@@ -30,6 +33,7 @@ pub struct Cli {
 
 /// Options that every command takes.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
 pub struct Global {
     /// The vault: `umbra://HOST[:8407]` or `file:///DIR`.
     #[arg(long, global = true, env = "UMBRA_VAULT", value_name = "URL")]
@@ -44,16 +48,16 @@ pub struct Global {
     #[arg(long, global = true, env = "UMBRA_DISK", value_name = "NAME")]
     pub disk: Option<String>,
     /// One JSON object a line on standard output; the last is the summary.
-    #[arg(long, global = true, env = "UMBRA_JSON")]
+    #[arg(long, global = true, env = "UMBRA_JSON", value_parser = switch())]
     pub json: bool,
     /// Say less.
-    #[arg(short, long, global = true, env = "UMBRA_QUIET")]
+    #[arg(short, long, global = true, env = "UMBRA_QUIET", value_parser = switch())]
     pub quiet: bool,
     /// Show every warning, and what an error came from.
-    #[arg(short, long, global = true, env = "UMBRA_VERBOSE")]
+    #[arg(short, long, global = true, env = "UMBRA_VERBOSE", value_parser = switch())]
     pub verbose: bool,
     /// No progress bars.
-    #[arg(long, global = true, env = "UMBRA_NO_PROGRESS")]
+    #[arg(long, global = true, env = "UMBRA_NO_PROGRESS", value_parser = switch())]
     pub no_progress: bool,
     /// Most bytes a second to send, for example 500K, 20M or 1G (powers of 1024).
     #[arg(long, global = true, env = "UMBRA_LIMIT_UPLOAD", value_name = "RATE", value_parser = rate)]
@@ -65,7 +69,7 @@ pub struct Global {
     #[arg(long, global = true, env = "UMBRA_WAIT", value_name = "SECONDS", default_value_t = 10)]
     pub wait: u64,
     /// Do everything except changing anything.
-    #[arg(long, global = true, env = "UMBRA_DRY_RUN")]
+    #[arg(long, global = true, env = "UMBRA_DRY_RUN", value_parser = switch())]
     pub dry_run: bool,
     /// Answer ordinary questions with yes; never destroys a target.
     #[arg(long, global = true)]
@@ -305,6 +309,11 @@ pub struct ManArgs {
     pub dir: PathBuf,
 }
 
+/// How the environment switches an option on: anything but nothing, 0, no, off and false.
+fn switch() -> FalseyValueParser {
+    FalseyValueParser::new()
+}
+
 /// Reads a rate in bytes a second.
 fn rate(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
@@ -338,8 +347,29 @@ pub fn run(cli: &Cli, output: &Output) -> Result<()> {
         Command::Recover(args) => commands::recover::run(&cli.global, args, output),
         Command::Verify(args) => commands::verify::run(&cli.global, args, output),
         Command::Completions(args) => commands::housekeeping::completions(args),
-        Command::Man(args) => commands::housekeeping::man(args),
+        Command::Man(args) => commands::housekeeping::man(&cli.global, args, output),
     }
+}
+
+/// Reads the command line of this process; where it cannot be read, says why and returns the exit
+/// code, with `--json` in an object too.
+///
+/// # Errors
+/// The exit code of the process: 2 for a wrong command line, 0 where help was asked for.
+pub fn read(arguments: &[OsString]) -> std::result::Result<Cli, u8> {
+    Cli::try_parse_from(arguments).map_err(|error| {
+        let asked = arguments.iter().take_while(|argument| *argument != "--");
+        if error.use_stderr() && asked.into_iter().any(|argument| argument == "--json") {
+            let text = error.to_string();
+            let message = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
+            let output = Output { json: true, quiet: false, verbose: false };
+            // The exit code tells it too.
+            let _ = output.object("error", json!({"message": message, "exit_code": 2}));
+        }
+        // Where neither stream takes it, the exit code still tells.
+        let _ = error.print();
+        u8::try_from(error.exit_code()).unwrap_or(2)
+    })
 }
 
 /// Returns the definition of the command line, for completions and manual pages.
@@ -355,6 +385,32 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         definition().debug_assert();
+    }
+
+    #[test]
+    fn a_wrong_command_line_is_usage() {
+        let read = |line: &str| {
+            let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            super::read(&words).map(|cli| cli.global.json)
+        };
+        assert!(read("umbra --json snapshots").unwrap());
+        for bad in ["umbra snapshots --nope", "umbra --json show", "umbra nosuch"] {
+            assert_eq!(read(bad).unwrap_err(), 2, "{bad}");
+        }
+        assert_eq!(read("umbra --version").unwrap_err(), 0);
+    }
+
+    #[test]
+    fn the_environment_switches_on_and_off() {
+        use clap::builder::TypedValueParser;
+        let parse = |text: &str| {
+            switch().parse_ref(&definition(), None, std::ffi::OsStr::new(text)).unwrap()
+        };
+        for (text, expected) in
+            [("1", true), ("true", true), ("yes", true), ("", false), ("0", false), ("off", false)]
+        {
+            assert_eq!(parse(text), expected, "{text:?}");
+        }
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! `enroll`: this machine's key becomes known to a vault.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use umbra_common::wire::Token;
 use umbra_net::{Client, Identity};
 
 use crate::cli::{EnrollArgs, Global, Output};
 use crate::config::{self, ConfigFile};
 use crate::error::{Error, Result};
+use crate::monitor::Notice;
 
 /// Enrols with a token and remembers the vault.
 ///
@@ -29,6 +30,14 @@ pub fn run(global: &Global, args: &EnrollArgs, output: &Output) -> Result<()> {
     let mut file = ConfigFile::find(global.config.as_deref())?;
     let machine = global.machine.clone().unwrap_or_else(config::host_name);
     config::check_name("machine", &machine)?;
+    let address = token.addresses.first().cloned().unwrap_or_default();
+    let url = format!("umbra://{address}");
+    if global.dry_run {
+        // The vault alone knows whether the token is good, and asking would use it up.
+        output.text(&format!("would enrol at {url}, as {machine} if the token names no other"))?;
+        output.text(&format!("would remember it in {}", file.path.display()))?;
+        return output.object("summary", summary(&url, &machine, &file, true));
+    }
     let key = file.key_path();
     let identity = if key.exists() {
         Identity::read(&key)?
@@ -45,20 +54,23 @@ pub fn run(global: &Global, args: &EnrollArgs, output: &Output) -> Result<()> {
     };
     let software = concat!("umbra ", env!("CARGO_PKG_VERSION"));
     let enrolled = Client::enroll(&token, &identity, &machine, software)?;
-    let address = token.addresses.first().cloned().unwrap_or_default();
-    file.config.vault = Some(format!("umbra://{address}"));
+    file.config.vault = Some(url.clone());
     file.config.vault_fingerprint = Some(token.vault.to_string());
     file.config.vault_addresses = token.addresses.iter().skip(1).cloned().collect();
     file.config.machine = Some(enrolled.machine.clone());
     file.write()?;
-    output.text(&format!("enrolled at umbra://{address} as {}", enrolled.machine))?;
+    output.text(&format!("enrolled at {url} as {}", enrolled.machine))?;
+    if global.machine.as_ref().is_some_and(|asked| *asked != enrolled.machine) {
+        output.warning(&Notice {
+            subject: "--machine".into(),
+            at: None,
+            message: format!("the token is for {}, so not {machine}", enrolled.machine),
+        });
+    }
     output.text(&format!("remembered it in {}", file.path.display()))?;
-    output.object(
-        "summary",
-        json!({
-            "vault": format!("umbra://{address}"),
-            "machine": enrolled.machine,
-            "config": file.path,
-        }),
-    )
+    output.object("summary", summary(&url, &enrolled.machine, &file, false))
+}
+
+fn summary(url: &str, machine: &str, file: &ConfigFile, dry_run: bool) -> Value {
+    json!({"vault": url, "machine": machine, "config": file.path, "dry_run": dry_run})
 }

@@ -1,6 +1,8 @@
 //! `completions` and `man`.
 
-use crate::cli::{CompletionsArgs, ManArgs, definition};
+use serde_json::json;
+
+use crate::cli::{CompletionsArgs, Global, ManArgs, Output, definition};
 use crate::error::{Error, Result};
 
 /// Prints a completion script.
@@ -21,9 +23,17 @@ pub fn completions(args: &CompletionsArgs) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::Io`] with the directory.
-pub fn man(args: &ManArgs) -> Result<()> {
+pub fn man(global: &Global, args: &ManArgs, output: &Output) -> Result<()> {
     let context =
         |source| Error::Io { what: "write manual pages into", path: args.dir.clone(), source };
-    std::fs::create_dir_all(&args.dir).map_err(context)?;
-    clap_mangen::generate_to(definition(), &args.dir).map_err(context)
+    let verb = if global.dry_run {
+        "would write"
+    } else {
+        std::fs::create_dir_all(&args.dir).map_err(context)?;
+        clap_mangen::generate_to(definition(), &args.dir).map_err(context)?;
+        "wrote"
+    };
+    let dir = args.dir.display();
+    output.note(&format!("{verb} the manual pages; read one with `man -l {dir}/umbra.1`"))?;
+    output.object("summary", json!({"dir": args.dir, "dry_run": global.dry_run}))
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cli::{Global, InitArgs, Output};
 use crate::config::{self, ConfigFile, User};
@@ -26,6 +26,14 @@ pub fn run(global: &Global, args: &InitArgs, output: &Output) -> Result<()> {
         });
     };
     let owner = args.owner.as_deref().map(find_owner).transpose()?;
+    let mut file = ConfigFile::find(global.config.as_deref())?;
+    let url = VaultUrl::Embedded { dir: dir.clone() }.to_string();
+    if global.dry_run {
+        check_new(&dir)?;
+        output.text(&format!("would make the store {}", dir.display()))?;
+        output.text(&format!("would remember it in {}", file.path.display()))?;
+        return output.object("summary", summary(&url, &file, true));
+    }
     let program = vault_program()?;
     let made = Command::new(&program)
         .arg("init")
@@ -47,8 +55,6 @@ pub fn run(global: &Global, args: &InitArgs, output: &Output) -> Result<()> {
             source,
         })?;
     }
-    let mut file = ConfigFile::find(global.config.as_deref())?;
-    let url = VaultUrl::Embedded { dir: dir.clone() }.to_string();
     file.config.vault = Some(url.clone());
     file.config.vault_fingerprint = None;
     file.config.vault_addresses.clear();
@@ -60,7 +66,29 @@ pub fn run(global: &Global, args: &InitArgs, output: &Output) -> Result<()> {
     output
         .text("it is NOT encrypted: whoever can read the directory can read every backup in it")?;
     output.text(&format!("remembered it in {}", file.path.display()))?;
-    output.object("summary", json!({"vault": url, "config": file.path, "encrypted": false}))
+    output.object("summary", summary(&url, &file, false))
+}
+
+fn summary(url: &str, file: &ConfigFile, dry_run: bool) -> Value {
+    json!({"vault": url, "config": file.path, "encrypted": false, "dry_run": dry_run})
+}
+
+/// Refuses what the vault's program would refuse: a file, or a directory that is not empty.
+fn check_new(dir: &Path) -> Result<()> {
+    let mut entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => {
+            return Err(Error::Io { what: "make a store in", path: dir.into(), source });
+        }
+    };
+    if entries.next().is_none() {
+        return Ok(());
+    }
+    Err(Error::Store {
+        message: format!("{} is not empty; name a new or an empty directory", dir.display()),
+        exit_code: 1,
+    })
 }
 
 fn find_owner(name: &str) -> Result<User> {

@@ -136,22 +136,22 @@ fn report(
     }
     if summary.dirs_kept > 0 {
         output.text(&format!(
-            "note: {} directories stood there and keep their own owner and mode (see --overwrite)",
-            summary.dirs_kept
+            "note: {} there already with another owner or mode, and kept it (see --overwrite)",
+            count(summary.dirs_kept, "directory was", "directories were")
         ))?;
     }
     let took = started.elapsed();
     let verb = if global.dry_run { "would restore" } else { "restored" };
     output.text(&format!(
-        "{verb} {} files, {} directories, {} links, {} others ({}) into {} in {}; {} stood there",
-        summary.files,
-        summary.dirs,
-        summary.hard_links + summary.symlinks,
-        summary.special,
+        "{verb} {}, {}, {}, {} ({}) into {} in {}; {} there already",
+        count(summary.files, "file", "files"),
+        count(summary.dirs, "directory", "directories"),
+        count(summary.hard_links + summary.symlinks, "link", "links"),
+        count(summary.special, "other", "others"),
         bytes(summary.bytes_written),
         args.target.display(),
         duration(took),
-        summary.equal,
+        count(summary.equal, "was", "were"),
     ))?;
     Ok(json!({
         "snapshot": opened.id(),
@@ -172,6 +172,11 @@ fn report(
         "refused": refused_json(summary),
         "duration_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
     }))
+}
+
+/// Counts in words.
+fn count(number: u64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
 }
 
 fn refused_json(summary: &Summary) -> Value {
@@ -209,12 +214,13 @@ fn verdict(summary: &Summary, args: &RestoreArgs, opened: &Opened) -> Result<()>
     }
     let reasons = [
         (&summary.failed, "could not be written"),
-        (&summary.kept, "stand there with other content and stay (see --overwrite)"),
-        (&summary.incomplete, "have zeros where the backup could not read the disk"),
+        (&summary.kept, "with other content in the way, not written over (see --overwrite)"),
+        (&summary.incomplete, "with zeros where the backup could not read the disk"),
     ];
     for (named, reason) in reasons {
         if named.total > 0 {
-            let what = format!("{} files {reason}: {}", named.total, first(named));
+            let files = count(named.total, "file", "files");
+            let what = format!("{files} {reason}: {}", first(named));
             return Err(Error::Partial { what });
         }
     }

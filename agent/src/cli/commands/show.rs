@@ -1,7 +1,7 @@
 //! `show`: what one snapshot holds.
 
 use serde_json::{Value, json};
-use umbra_common::snapshot::{FreePolicy, Manifest, ManifestWarning, Parsed, Volume};
+use umbra_common::snapshot::{FreePolicy, Manifest, ManifestWarning, Parsed, Receipt, Volume};
 
 use crate::browse::display;
 use crate::cli::output::bytes;
@@ -13,6 +13,12 @@ use super::open::Opened;
 
 /// Warnings that people see; `--json` has all that the snapshot keeps.
 const SHOWN_WARNINGS: usize = 20;
+
+/// Label under which the agent leaves how many bytes were new to the vault, before compression.
+const NEW_BYTES: &str = "bytes_new";
+
+/// Label under which the agent leaves how many bytes the vault wrote for them.
+const STORED_BYTES: &str = "bytes_stored";
 
 /// Shows partitions, volumes, sizes, hashes and warnings of a snapshot.
 ///
@@ -68,9 +74,19 @@ fn head(opened: &Opened, output: &Output) -> Result<()> {
         }
     }
     row("", parts)?;
+    let count = |name| label(receipt, name).map_or_else(|| "unknown".to_owned(), bytes);
+    row(
+        "new",
+        format!("{} when it came, {} stored for it", count(NEW_BYTES), count(STORED_BYTES)),
+    )?;
     row("chunks", counts.chunks.to_string())?;
     row("image hash", manifest.image_hash.to_string())?;
     row("partitions", partition_table(manifest))
+}
+
+/// Returns what the agent counted and left as a label.
+fn label(receipt: &Receipt, name: &str) -> Option<u64> {
+    receipt.labels.get(name).and_then(|text| text.parse().ok())
 }
 
 fn partition_table(manifest: &Manifest) -> String {
@@ -166,6 +182,8 @@ fn json_form(opened: &Opened, output: &Output) -> Result<()> {
             "bytes_free": counts.bytes_free,
             "bytes_unreadable": counts.bytes_unreadable,
             "bytes_excluded": counts.bytes_excluded,
+            "bytes_new": label(receipt, NEW_BYTES),
+            "bytes_stored": label(receipt, STORED_BYTES),
             "unreadable_ranges": manifest.unreadable_ranges,
             "chunks": counts.chunks,
             "files": counts.files,

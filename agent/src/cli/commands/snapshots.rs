@@ -55,7 +55,7 @@ pub fn run(global: &Global, args: &SnapshotsArgs, output: &Output) -> Result<()>
         _ => Err(Error::Damage {
             what: "the vault's receipts".into(),
             detail: format!("{damaged} cannot be read"),
-            hint: "run `umbra-vault check`".into(),
+            hint: "`umbra-vault status` names the damaged places".into(),
         }),
     };
     output.finish(json!({"snapshots": shown.len(), "damaged_receipts": damaged}), verdict)
