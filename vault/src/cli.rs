@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::enrol::NewToken;
 use crate::error::{Result, VaultError, chain};
 use crate::place::{Mode, Place};
+use clap::builder::FalseyValueParser;
 use clap::{Args, Parser, Subcommand};
 use output::Output;
 use serde_json::json;
@@ -34,7 +35,7 @@ struct Global {
     #[arg(long, global = true, env = "UMBRA_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     /// One JSON object a line on standard output; the last is the summary.
-    #[arg(long, global = true, env = "UMBRA_JSON")]
+    #[arg(long, global = true, env = "UMBRA_JSON", value_parser = FalseyValueParser::new())]
     json: bool,
 }
 
@@ -94,7 +95,7 @@ struct TokenArgs {
     /// What the machine may do: agent, imager, restore, operator or admin.
     #[arg(long, default_value = "agent")]
     role: String,
-    /// The machine that the token is for; any other cannot use it.
+    /// The name that the machine gets; without it, the one that it gives itself.
     #[arg(long, value_name = "NAME")]
     machine: Option<String>,
     /// A word about the token, for the record.

@@ -1,5 +1,6 @@
 //! The error of this crate.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use umbra_common::wire::{Refusal, RefusalCode};
 use umbra_store::Error as StoreError;
@@ -115,7 +116,7 @@ fn store_hint(error: &StoreError, dir: &str) -> Option<String> {
             Some(format!("make a store with `umbra-vault init {dir}`, or name another directory"))
         }
         StoreError::Locked { .. } => {
-            Some("wait for that command, or talk to the vault that serves the store".to_owned())
+            Some("wait for that command to end; `umbra --wait SECONDS` waits longer".to_owned())
         }
         StoreError::Unsupported { .. } => Some("install a newer umbra-vault".to_owned()),
         StoreError::NoSpace { .. } => Some("make room on that file system".to_owned()),
@@ -124,6 +125,18 @@ fn store_hint(error: &StoreError, dir: &str) -> Option<String> {
             "keep a copy of it before anything else, then try `umbra-vault rebuild-index --store \
              {dir}`"
         )),
+        StoreError::Io { source, .. } => match source.kind() {
+            ErrorKind::PermissionDenied => Some(
+                "this user may not do that there: run it as the owner of the store, or root gives \
+                 the store away with chown -R"
+                    .to_owned(),
+            ),
+            ErrorKind::ReadOnlyFilesystem => Some(
+                "the medium is read-only: list and restore from it, or mount it read-write"
+                    .to_owned(),
+            ),
+            _ => None,
+        },
         _ => None,
     }
 }

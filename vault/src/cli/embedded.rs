@@ -36,12 +36,23 @@ pub(super) fn run(place: &Place, read_only: bool) -> u8 {
     match serve(place, read_only) {
         Ok(()) => 0,
         Err(error) => {
-            let answer = Answer::error(&error);
+            let answer = with_hint(Answer::error(&error));
             // The command may have gone; the exit code still tells.
             let line = serde_json::to_string(&answer);
             let _ = line.map(|line| write_line(&line));
             error.exit_code()
         }
+    }
+}
+
+/// Puts the hint into the message, which is what the command shows.
+fn with_hint(answer: Answer) -> Answer {
+    match answer {
+        Answer::Error { message, hint: Some(hint), exit_code } => {
+            let message = format!("{message}; {hint}");
+            Answer::Error { message, hint: Some(hint), exit_code }
+        }
+        other => other,
     }
 }
 
