@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, reason = "tests print seeds and figures")]
 
 mod bad_input;
+mod contract;
 mod corpus_files;
 mod corpus_recover;
 mod dirty_ext4;
