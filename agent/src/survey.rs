@@ -147,7 +147,7 @@ fn look_at(
         Err(Error::NotFound { .. } | Error::Io { .. }) => {}
         Err(error) => {
             monitor.warning(notice(&volume.path, range.start(), &error));
-                // Which of ext2, ext3 and ext4 only a superblock that was read can tell.
+            // Which of ext2, ext3 and ext4 only a superblock that was read can tell.
             volume.kind = "ext";
             volume.parse = Parse::None { reason: error.to_string() };
         }

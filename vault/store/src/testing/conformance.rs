@@ -5,7 +5,8 @@ use umbra_common::{Kind, ObjectId};
 use crate::bytes::wide;
 use crate::ids::{DomainId, PackId, StoreId};
 use crate::index::{
-    Batch, INDEX_BEING_MADE, INDEX_VERSION, Index, IndexFormat, Key, Location, LogMark, PackRow, PackState,
+    Batch, INDEX_BEING_MADE, INDEX_VERSION, Index, IndexFormat, Key, Location, LogMark, PackRow,
+    PackState,
 };
 
 fn key(domain: u32, byte: u8) -> Key {
