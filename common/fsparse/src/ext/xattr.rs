@@ -21,6 +21,8 @@ const BLOCK_HEADER: usize = 32;
 const INODE_HEADER: usize = 4;
 const ENTRY_HEADER: usize = 16;
 const CHECKSUM_AT: usize = 16;
+/// The longest name, prefix included, that Linux allows (`XATTR_NAME_MAX`).
+const MAX_NAME: usize = 255;
 /// The largest value that Linux allows.
 const MAX_VALUE: u32 = 65536;
 /// The most bytes of values outside the inode and its block that one inode may have.
@@ -211,6 +213,11 @@ fn take(
         }
     };
     let name = [prefix, stored.name].concat();
+    // As `ext4_xattr_check_entries` and the VFS: such a name can be neither listed nor asked for.
+    if name.is_empty() || name.len() > MAX_NAME || name.contains(&0) {
+        attributes.damage.push(fields.corrupt("a name that is empty, too long or holds a NUL"));
+        return Ok(());
+    }
     match stored.value {
         Value::Here(at, len) => {
             let value = fields.slice(at, len)?;
@@ -250,4 +257,41 @@ fn large_value(reader: &mut Reader<'_>, number: u32, len: u32, total: u64) -> Re
 pub(super) fn place(inode: &RawInode, within: usize) -> ByteOffset {
     let within: ByteLen = super::fields::byte_len(within);
     inode.at.checked_add(within).unwrap_or(inode.at)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::vec;
+
+    fn entry(index: u8, name: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0; ENTRY_HEADER];
+        bytes[0] = name.len().try_into().unwrap();
+        bytes[1] = index;
+        bytes.extend_from_slice(name);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    /// Found by the fuzz target `ext`: no record takes such a name, so the file would be lost.
+    #[test]
+    fn names_that_no_one_can_ask_for_are_damage() {
+        let area = [
+            entry(1, b"good"),
+            // An index without a prefix and no name; the hash keeps it from ending the list.
+            [&[0, 0, 1, 0][..], &[0; ENTRY_HEADER - 4]].concat(),
+            entry(1, b"a\0b"),
+            entry(6, &[b'x'; 247]),
+            entry(6, &[b'y'; 246]),
+            vec![0; 4],
+        ]
+        .concat();
+        let fields = Fields::new(BLOCK_STRUCTURE, ByteOffset(0), &area);
+        let (mut attributes, mut large) = (Attributes::default(), Vec::new());
+        entries(&fields, 0, |stored| take(&fields, &stored, &mut attributes, &mut large)).unwrap();
+        let names: Vec<usize> = attributes.list.iter().map(|xattr| xattr.name.len()).collect();
+        assert_eq!(names, [9, 255]);
+        assert_eq!(attributes.damage.len(), 3);
+    }
 }
