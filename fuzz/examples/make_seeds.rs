@@ -83,6 +83,11 @@ fn disks() -> Result<()> {
     let mut journal = journal;
     let blocks = u32::try_from(journal.len() / 1024)?;
     journal[0x10..0x14].copy_from_slice(&blocks.to_be_bytes());
+    // A second transaction: a revoke block, and its commit.
+    let header = |kind: u8| [0xc0, 0x3b, 0x39, 0x98, 0, 0, 0, kind, 0, 0, 0, 2];
+    let revoke = [&header(5)[..], &[0, 0, 0, 24, 0, 0, 0, 0, 0, 0, 5, 0xdc]].concat();
+    journal[5 * 1024..5 * 1024 + 24].copy_from_slice(&revoke);
+    journal[6 * 1024..6 * 1024 + 12].copy_from_slice(&header(2));
     let used = journal.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
     let used = used.next_multiple_of(1024);
     for flags in [0_u8, 1, 2] {

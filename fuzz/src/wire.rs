@@ -221,8 +221,10 @@ fn copy(
         0 => writer.uint(reader.uint()?),
         1 => writer.int(reader.int()?),
         2 => {
-            assert!(reader.at_bytes() || reader.bytes(0).is_err());
-            writer.bytes(reader.bytes(1 << 20)?);
+            let there = reader.at_bytes();
+            let bytes = reader.bytes(1 << 20)?;
+            assert!(there, "a byte string was read where none stood");
+            writer.bytes(bytes);
         }
         3 => writer.text(reader.text(1 << 20)?),
         4 => {

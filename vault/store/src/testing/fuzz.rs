@@ -191,13 +191,14 @@ pub fn log(input: &[u8]) {
     let (mut chain, mut state) = (after, LogState::default());
     for record in &entries.records {
         let Ok(entry) = Entry::decode(&record.payload) else { continue };
-        assert_eq!(entry.encode(), record.payload, "one encoding only");
+        // Fields at their default may stand there: the check binds the bytes, not their form.
+        assert_eq!(Entry::decode(&entry.encode()).ok().as_ref(), Some(&entry));
         state.apply(record.time, &entry);
         chain.sequence = record.sequence - 1;
         chain.hash = record.previous;
         let (encoded, end) = LogRecord::encode(&entry, record.time, chain);
         let again = LogRecord::verify(&encoded);
-        assert_eq!(again.as_ref().map(|again| &again.payload), Some(&record.payload));
+        assert_eq!(again.map(|again| again.payload), Some(entry.encode()));
         assert_eq!(end.sequence, record.sequence);
     }
 }
