@@ -81,7 +81,7 @@ fn disks() -> Result<()> {
     let journal = image("journal")?;
     // As long as it is here: s_maxlen.
     let mut journal = journal;
-    let blocks = u32::try_from(journal.len() / 1024)?;
+    let blocks = 10_u32; // seven in use and three more
     journal[0x10..0x14].copy_from_slice(&blocks.to_be_bytes());
     // A second transaction: a revoke block, and its commit.
     let header = |kind: u8| [0xc0, 0x3b, 0x39, 0x98, 0, 0, 0, kind, 0, 0, 0, 2];
