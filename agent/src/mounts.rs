@@ -246,6 +246,13 @@ impl System {
         found.map(|attached| attached.backing.as_path())
     }
 
+    /// Tells whether nothing can be written to a block device (an `st_rdev`); opening it for
+    /// writing may work all the same.
+    pub fn is_read_only(&self, rdev: u64) -> bool {
+        let dir = self.sys_dir(Number::of(rdev)).unwrap_or_default();
+        std::fs::read(dir.join("ro")).is_ok_and(|text| text.trim_ascii() == b"1")
+    }
+
     fn sys_dir(&self, number: Number) -> Option<PathBuf> {
         let link = format!("dev/block/{}:{}", number.major, number.minor);
         self.sys.join(link).canonicalize().ok()

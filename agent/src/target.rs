@@ -94,6 +94,10 @@ pub fn inspect(path: &Path, len: ByteLen, own: &OwnStore, system: &System) -> Re
         return Err(refused(path, reason, "unmount or detach it, or recover to another target"));
     }
     if found.kind == TargetKind::Device {
+        if system.is_read_only(metadata.rdev()) {
+            let reason = "it is read-only".into();
+            return Err(refused(path, reason, "make it writable, or recover to another target"));
+        }
         let open = File::open(path).map_err(|source| io_error("open", path, source))?;
         found.measure(&open)?;
     }

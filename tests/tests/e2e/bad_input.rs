@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use umbra_tests::json::Answer;
 
 /// A refusal names its reason on standard error (or as an `error` object), in words that a person can act on.
-fn expect_refusal(answer: Answer, code: i32, words: &[&str]) -> Result<()> {
+pub(crate) fn expect_refusal(answer: Answer, code: i32, words: &[&str]) -> Result<()> {
     let answer = answer.expect_code(code)?;
     let said = format!("{}{}", answer.stderr, String::from_utf8_lossy(&answer.stdout));
     let said = said.to_lowercase();

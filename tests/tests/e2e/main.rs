@@ -8,6 +8,7 @@ mod bad_input;
 mod contract;
 mod corpus_files;
 mod corpus_recover;
+mod devices;
 mod dirty_ext4;
 mod image_hash_script;
 mod kills;
