@@ -149,6 +149,9 @@ pub enum Error {
         /// Whose it is.
         found: StoreId,
     },
+    /// A rebuild of the index failed in this process.
+    #[error("the index was not made to the end; the store must be opened anew")]
+    IndexHalfMade,
     /// The index failed.
     #[error("the index failed: cannot {action}")]
     Index {

@@ -31,7 +31,7 @@ mod receipts;
 mod recover;
 mod settle;
 
-use inner::{Inner, locked};
+use inner::{IndexState, Inner, locked};
 use lane::Lane;
 
 /// What a new store is made of.
@@ -190,8 +190,15 @@ impl Store {
     }
 
     /// Keeps a rebuild of the index out.
-    fn gate(&self) -> RwLockReadGuard<'_, ()> {
-        self.inner.gate.read().unwrap_or_else(PoisonError::into_inner)
+    ///
+    /// # Errors
+    /// [`Error::IndexHalfMade`] after a rebuild that failed.
+    fn gate(&self) -> Result<RwLockReadGuard<'_, IndexState>> {
+        let state = self.inner.gate.read().unwrap_or_else(PoisonError::into_inner);
+        match *state {
+            IndexState::Whole => Ok(state),
+            IndexState::HalfMade => Err(Error::IndexHalfMade),
+        }
     }
 
     /// Returns the store's id.
@@ -205,7 +212,7 @@ impl Store {
     /// [`Error::ReadOnly`]; what the index says.
     pub fn begin(&self, info: SessionInfo, now: Timestamp) -> Result<Session> {
         self.inner.writable()?;
-        let _gate = self.gate();
+        let _gate = self.gate()?;
         // Pinned before it is looked at, so that it cannot go in between.
         let id = self.inner.leases.begin(Lease { last: now, base: info.base });
         let leases = Arc::clone(&self.inner.leases);
@@ -233,7 +240,7 @@ impl Store {
     /// # Errors
     /// What the index says.
     pub fn known(&self, session: &Session, references: &[Reference]) -> Result<Vec<bool>> {
-        let _gate = self.gate();
+        let _gate = self.gate()?;
         let domain = session.state.info().domain;
         let keys: Vec<Key> = references.iter().map(|r| Key { domain, id: r.id }).collect();
         let found = self.inner.index.find_many(&keys)?;
@@ -251,7 +258,7 @@ impl Store {
     /// [`Error::WrongBytes`], [`Error::Limit`] (the agent's fault); [`Error::NoSpace`],
     /// [`Error::Io`] (the store's, seen by [`Error::root`]): no [`crate::Settled`] follows.
     pub fn put(&self, session: &Session, number: u64, object: &Object) -> Result<Put> {
-        let _gate = self.gate();
+        let _gate = self.gate()?;
         self.inner.put(&session.state, number, object)
     }
 
@@ -274,7 +281,7 @@ impl Store {
         request: &CommitRequest,
         now: Timestamp,
     ) -> Result<Commit> {
-        let _gate = self.gate();
+        let _gate = self.gate()?;
         self.touch(session, now);
         self.inner.commit(&session.state, request, now)
     }
@@ -285,7 +292,7 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`], [`Error::Corrupt`]; what the storage says.
     pub fn get(&self, domain: DomainId, reference: &Reference) -> Result<Object> {
-        let _gate = self.gate();
+        let _gate = self.gate()?;
         self.inner.get(domain, reference)
     }
 
@@ -297,8 +304,13 @@ impl Store {
         references: &[Reference],
         each: &mut dyn FnMut(usize, Result<Object>) -> bool,
     ) {
-        let _gate = self.gate();
-        self.inner.get_many(domain, references, each);
+        match self.gate() {
+            Ok(_gate) => self.inner.get_many(domain, references, each),
+            Err(_) => {
+                let mut positions = 0..references.len();
+                positions.all(|position| each(position, Err(Error::IndexHalfMade)));
+            }
+        }
     }
 
     /// Reads an object and proves its id.
@@ -353,7 +365,7 @@ impl Store {
     /// # Errors
     /// What the storage or the index says.
     pub fn status(&self) -> Result<StoreStatus> {
-        let _gate = self.gate();
+        let _gate = self.gate()?;
         let inner = &self.inner;
         let (mut objects, mut bytes_stored) = (0u64, 0u64);
         inner.index.for_each(&mut |_, location| {
@@ -386,12 +398,19 @@ impl Store {
 
     /// Makes the index anew from packs, receipts and LOG. Everybody else waits.
     ///
+    /// Where it fails, half an index is left, which says of nodes that they are whole though
+    /// something below them is lost: the store then refuses everything that relies on the index
+    /// until it is opened anew, which makes the index anew.
+    ///
     /// # Errors
     /// [`Error::ReadOnly`]; what the storage or the index says.
     pub fn rebuild_index(&self, now: Timestamp) -> Result<RebuildReport> {
         self.inner.writable()?;
-        let _alone = self.inner.gate.write().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.inner.gate.write().unwrap_or_else(PoisonError::into_inner);
+        // Before and not after: a panic must leave it so, too.
+        *state = IndexState::HalfMade;
         let report = self.inner.rebuild()?;
+        *state = IndexState::Whole;
         self.inner.log.append(Entry::IndexRebuilt { objects: report.objects }, now)?;
         Ok(report)
     }

@@ -44,12 +44,21 @@ pub(crate) struct Inner {
     pub(crate) damage: Mutex<Vec<Damage>>,
     pub(crate) names: PackNames,
     /// Held for reading by whoever relies on the index, for writing by a rebuild.
-    pub(crate) gate: RwLock<()>,
+    pub(crate) gate: RwLock<IndexState>,
     /// One node at a time is looked at and appended, so that children stand before parents.
     pub(crate) node_order: Mutex<()>,
     /// One refresh at a time (a store that is only read).
     pub(crate) refreshing: Mutex<()>,
     pub(crate) gc_generation: u64,
+}
+
+/// Whether the index can be relied on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum IndexState {
+    /// It can.
+    Whole,
+    /// A rebuild in this process was not finished.
+    HalfMade,
 }
 
 /// Makes the ids of new packs.

@@ -14,7 +14,7 @@ use crate::objects::{LocalObjects, ObjectStore};
 use crate::pack::PackKind;
 use crate::session::Leases;
 use crate::store::in_flight::InFlight;
-use crate::store::inner::{DATA_LANES, Inner, PackNames, locked};
+use crate::store::inner::{DATA_LANES, IndexState, Inner, PackNames, locked};
 use crate::store::lane::Lane;
 use crate::store::receipts::Receipts;
 use crate::store::{InitOptions, OpenMode, OpenOptions, Store};
@@ -195,7 +195,7 @@ impl Parts {
             lanes: Vec::new(),
             damage: Mutex::default(),
             names: PackNames::new(options.seed),
-            gate: RwLock::new(()),
+            gate: RwLock::new(IndexState::Whole),
             node_order: Mutex::new(()),
             refreshing: Mutex::new(()),
             gc_generation: 0,

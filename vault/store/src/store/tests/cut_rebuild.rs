@@ -120,6 +120,48 @@ fn a_rebuild_that_was_cut_off_is_made_again() {
 }
 
 #[test]
+fn a_rebuild_that_fails_in_an_open_store_leaves_nothing_to_rely_on() {
+    let vfs = SimVfs::default();
+    let kept = KeptIndex::default();
+    let rig = Rig { index: Some(kept.clone()), ..sim_rig(&vfs) };
+    init(&rig);
+    let left = Arc::new(AtomicU64::new(u64::MAX));
+    let index = CutIndex { kept, left: Arc::clone(&left) };
+    let options = OpenOptions::owner(Box::new(index), fresh_seed(), 1, Timestamp(6));
+    let store = Store::open(Arc::new(vfs.clone()), options).unwrap();
+    let objects = disk_objects("one", 0, 30);
+    let snapshot = back_up(&store, "one", &objects).snapshot;
+    let agent = begin(&store, "one", Some(snapshot));
+    store.rebuild_index(Timestamp(7)).unwrap();
+    assert_holds(&store, &objects);
+
+    left.store(1, Ordering::Relaxed);
+    assert!(store.rebuild_index(Timestamp(8)).is_err());
+    left.store(u64::MAX, Ordering::Relaxed);
+    let half_made = |error: Option<Error>| matches!(error, Some(Error::IndexHalfMade));
+    let reference = objects[0].reference;
+    assert!(half_made(store.known(&agent.session, &[reference]).err()));
+    assert!(half_made(store.put(&agent.session, 1, &objects[0]).err()));
+    assert!(half_made(store.get(DOMAIN, &reference).err()));
+    assert!(half_made(store.status().err()));
+    assert!(half_made(store.commit(&agent.session, &request(&objects), Timestamp(9)).err()));
+    let mut asked = 0;
+    store.get_many(DOMAIN, &[reference, reference, reference], &mut |position, result| {
+        assert!(half_made(result.err()));
+        asked += 1;
+        position < 1
+    });
+    assert_eq!(asked, 2);
+    // What helps is to open it anew, or a rebuild that succeeds.
+    store.rebuild_index(Timestamp(10)).unwrap();
+    assert_holds(&store, &objects);
+    left.store(1, Ordering::Relaxed);
+    assert!(store.rebuild_index(Timestamp(11)).is_err());
+    drop((agent, store));
+    assert_holds(&rig.open(), &objects);
+}
+
+#[test]
 fn a_shortened_pack_is_not_trusted_for_the_table_beside_it() {
     let vfs = SimVfs::default();
     let rig = Rig { index: Some(KeptIndex::default()), ..sim_rig(&vfs) };
