@@ -9,7 +9,7 @@ mod client;
 mod server;
 
 pub use client::Remote;
-pub use server::AdminServer;
+pub use server::{AdminServer, OnBroken};
 
 use crate::clock::now;
 use crate::enrol::{self, NewToken, TokenMade};

@@ -51,6 +51,9 @@ pub enum VaultError {
         /// The exit code that it names.
         exit_code: u8,
     },
+    /// A rebuild failed in a vault that serves: there is but half an index.
+    #[error("the index could not be made anew, and the vault that served the store ends")]
+    RebuildFailed(#[source] Box<VaultError>),
     /// Another vault with the same store id runs.
     #[error("a vault of store {store} runs already, on {other}")]
     Twin {
@@ -73,6 +76,7 @@ impl VaultError {
             Self::Io { .. } | Self::Internal(_) => 1,
             Self::Usage { .. } => 2,
             Self::Running { exit_code, .. } => *exit_code,
+            Self::RebuildFailed(source) => source.exit_code(),
             Self::Twin { .. } => 11,
         }
     }
@@ -83,6 +87,11 @@ impl VaultError {
             Self::Store { dir, source } => store_hint(source, &dir.display().to_string()),
             Self::Usage { hint, .. } => Some(hint.clone()),
             Self::Running { hint, .. } => hint.clone(),
+            Self::RebuildFailed(_) => Some(
+                "put right what is named there, then start `umbra-vault serve` again: it makes \
+                 the index anew"
+                    .to_owned(),
+            ),
             Self::Twin { other, .. } => {
                 Some(format!("is this a copy of {other}? stop that vault first"))
             }

@@ -5,7 +5,7 @@ use std::sync::mpsc::Sender;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// What happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Ending {
     /// SIGTERM.
     Terminated,
@@ -13,6 +13,8 @@ pub(crate) enum Ending {
     Interrupted,
     /// Standard input closed.
     InputClosed,
+    /// The store can be served no longer.
+    Broken(VaultError),
 }
 
 /// Sends signals to `endings` from now on, instead of dying of them.

@@ -19,6 +19,9 @@ pub struct AdminServer {
     path: PathBuf,
 }
 
+/// Told why the store can be served no longer.
+pub type OnBroken = Arc<dyn Fn(VaultError) + Send + Sync>;
+
 /// What the threads hold on to: nothing, so that the store can be closed.
 #[derive(Clone)]
 struct Scene {
@@ -26,14 +29,21 @@ struct Scene {
     backend: Weak<StoreBackend>,
     place: Place,
     serving: Serving,
+    broken: OnBroken,
 }
 
 impl AdminServer {
-    /// Makes the socket.
+    /// Makes the socket. After `broken` the store refuses to be read or written: the vault must
+    /// end.
     ///
     /// # Errors
     /// [`VaultError::Twin`] where a vault of a copy of this store runs, [`VaultError::Io`].
-    pub fn start(open: &OpenStore, backend: &Arc<StoreBackend>, serving: Serving) -> Result<Self> {
+    pub fn start(
+        open: &OpenStore,
+        backend: &Arc<StoreBackend>,
+        serving: Serving,
+        broken: OnBroken,
+    ) -> Result<Self> {
         let id = open.store.id();
         let path = socket_paths(id)
             .into_iter()
@@ -60,6 +70,7 @@ impl AdminServer {
             backend: Arc::downgrade(backend),
             place: open.place.clone(),
             serving,
+            broken,
         };
         std::thread::Builder::new()
             .name("admin".to_owned())
@@ -112,10 +123,19 @@ fn serve(scene: &Scene, stream: UnixStream, granted: &mut Vec<Fingerprint>) -> s
                 hint: "use umbra-vault of the same version as the running one".to_owned(),
             }),
         };
-        let answer = answer.unwrap_or_else(|error| Answer::error(&error));
+        let (answer, broken) = match answer {
+            Ok(answer) => (answer, None),
+            Err(error @ VaultError::RebuildFailed(_)) => (Answer::error(&error), Some(error)),
+            Err(error) => (Answer::error(&error), None),
+        };
         let mut line = serde_json::to_vec(&answer)?;
         line.push(b'\n');
-        writer.write_all(&line)?;
+        let written = writer.write_all(&line);
+        // Told last, so that whoever asked hears of it; whether or not he still listens.
+        if let Some(error) = broken {
+            (scene.broken)(error);
+        }
+        written?;
     }
 }
 
@@ -126,7 +146,11 @@ impl Scene {
             return Err(ending);
         };
         let Request::Grant { fingerprint } = request else {
-            return answer(&store, &self.place, Some(self.serving), request);
+            let answer = answer(&store, &self.place, Some(self.serving), request);
+            return answer.map_err(|error| match request {
+                Request::RebuildIndex => VaultError::RebuildFailed(Box::new(error)),
+                _ => error,
+            });
         };
         let key = Fingerprint::from_hex(fingerprint).ok_or_else(|| VaultError::Usage {
             what: "not a key's fingerprint".to_owned(),

@@ -19,13 +19,17 @@ const BUDGET_BYTES: u64 = 256 << 20;
 /// Serves until a signal, then finishes what is under way.
 pub(super) fn run(place: &Place, listen: Option<&str>, output: &Output) -> Result<u8> {
     let (send, endings) = mpsc::channel();
-    signals::watch(send)?;
+    signals::watch(send.clone())?;
     let open = place.open(Mode::ReadWrite)?;
     let identity = place.identity()?;
     let backend = Arc::new(StoreBackend::new(Arc::clone(&open.store)));
     let server = listen_on(listen, &open, &identity, &backend)?;
     let serving = Serving { listen: server.address(), fingerprint: server.fingerprint() };
-    let admin = AdminServer::start(&open, &backend, serving)?;
+    let broken = Arc::new(move |error| {
+        // Without a receiver it is ending already.
+        let _ = send.send(Ending::Broken(error));
+    });
+    let admin = AdminServer::start(&open, &backend, serving, broken)?;
     let address = server.address().to_string();
     output.text(&format!(
         "umbra-vault serves {} on {address}, key {}",
@@ -45,12 +49,17 @@ pub(super) fn run(place: &Place, listen: Option<&str>, output: &Output) -> Resul
     let ending = endings.recv().unwrap_or(Ending::Terminated);
     drop(admin);
     server.stop();
-    finish(open, backend)?;
+    let finished = finish(open, backend);
+    if let Ending::Broken(error) = ending {
+        // What went wrong first says more than what it entailed.
+        return Err(error);
+    }
+    finished?;
     // Whoever started this may have read no further than "ready"; that is no failure of the vault.
     let _ = output.summary(json!({ "ended": true }));
     Ok(match ending {
         Ending::Interrupted => 130,
-        Ending::Terminated | Ending::InputClosed => 0,
+        Ending::Terminated | Ending::InputClosed | Ending::Broken(_) => 0,
     })
 }
 
