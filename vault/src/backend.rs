@@ -6,7 +6,7 @@ mod rights;
 use crate::clock::now;
 use crate::enrol;
 use crate::error::refusal;
-use backup::{Attached, Held, Registry};
+use backup::{Attached, Held, Registry, trim};
 use rights::{Rights, Sees};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,10 +17,7 @@ use umbra_common::wire::{
 };
 use umbra_common::{Kind, ObjectId, Reference};
 use umbra_net::server::{Backend, Backup, OnSettled, Peer, Visitor};
-use umbra_store::{Base, DomainId, MachineId, Receipt, Store, Timestamp};
-
-/// How long the vault waits for an agent that lost its connection: the life of a lease.
-const PARKED_NANOS: i64 = 24 * 3600 * 1_000_000_000;
+use umbra_store::{Base, DomainId, MachineId, Receipt, Store};
 
 /// The dedup domain of all machines, so far.
 pub(crate) const DOMAIN: DomainId = DomainId(0);
@@ -74,15 +71,9 @@ impl StoreBackend {
         visitor: &Visitor,
         begin: &Begin,
     ) -> Result<Arc<Held>, Refusal> {
-        let time = now();
         let key = (rights.machine, begin.nonce);
-        let parked = {
-            let mut held = guard(&self.held);
-            held.retain(|_, held| {
-                !held.is_older_than(Timestamp(time.0.saturating_sub(PARKED_NANOS)))
-            });
-            held.get(&key).cloned()
-        };
+        trim(&self.held, now());
+        let parked = guard(&self.held).get(&key).cloned();
         if let Some(parked) = parked.filter(|parked| parked.is_for(begin)) {
             // What the lost connection brought is settled, so that it is not sent twice.
             self.store.flush().map_err(|error| refusal(&error))?;

@@ -3,6 +3,7 @@
 use super::{DOMAIN, guard};
 use crate::clock::now;
 use crate::error::refusal;
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex};
@@ -17,6 +18,13 @@ use umbra_store::{
 /// Bits of a number that count the objects of one connection; the others count connections.
 const SEQUENCE_BITS: u32 = 40;
 
+/// How long the vault waits for an agent that lost its connection: the life of a lease.
+const PARKED_NANOS: i64 = 24 * 3600 * 1_000_000_000;
+/// Most backups of one machine that wait for it.
+const PARKED_OF_MACHINE: usize = 64;
+/// Most backups of all machines that wait.
+const PARKED: usize = 1024;
+
 /// A session of the store that outlives connections.
 pub(super) struct Held {
     session: Session,
@@ -27,6 +35,31 @@ pub(super) struct Held {
 
 /// Backups that are under way or wait for their agent, by machine and nonce.
 pub(super) type Registry = Arc<Mutex<HashMap<(MachineId, [u8; 16]), Arc<Held>>>>;
+
+/// Lets go of backups whose agents have been away for too long, and of those away longest where
+/// too many wait. That costs them their lease; their agents begin anew and send nothing that is
+/// durable once more.
+pub(super) fn trim(registry: &Registry, now: Timestamp) {
+    let oldest = Timestamp(now.0.saturating_sub(PARKED_NANOS));
+    let mut registry = guard(registry);
+    registry.retain(|_, held| held.idle_since().is_none_or(|since| since >= oldest));
+    let mut parked: Vec<_> = registry
+        .iter()
+        .filter_map(|(key, held)| held.idle_since().map(|since| (since, *key)))
+        .collect();
+    parked.sort_unstable_by_key(|&(since, _)| Reverse(since));
+    let mut of_machine: HashMap<MachineId, usize> = HashMap::new();
+    let mut kept = 0_usize;
+    for (_, key) in parked {
+        let own = of_machine.entry(key.0).or_default();
+        if *own < PARKED_OF_MACHINE && kept < PARKED {
+            *own = own.saturating_add(1);
+            kept = kept.saturating_add(1);
+        } else {
+            registry.remove(&key);
+        }
+    }
+}
 
 /// The connection that the backup is on.
 struct Present {
@@ -70,9 +103,9 @@ impl Held {
         self.session.base()
     }
 
-    /// Tells whether it has waited for its agent since before `limit`.
-    pub(super) fn is_older_than(&self, limit: Timestamp) -> bool {
-        guard(&self.present).idle_since.is_some_and(|since| since < limit)
+    /// Tells since when it has waited for its agent; `None` while it is on a connection.
+    fn idle_since(&self) -> Option<Timestamp> {
+        guard(&self.present).idle_since
     }
 }
 
@@ -143,7 +176,7 @@ impl Attached {
         let mut present = guard(&self.held.present);
         if present.epoch == self.epoch {
             present.settled = None;
-            present.idle_since = Some(now());
+            present.idle_since.get_or_insert_with(now);
         }
     }
 }
@@ -202,6 +235,14 @@ impl Backup for Attached {
 
     fn detach(&self) {
         self.leave();
+        trim(&self.registry, now());
+    }
+}
+
+/// A connection may go while its backup begins: then nobody is left to detach it.
+impl Drop for Attached {
+    fn drop(&mut self) {
+        self.detach();
     }
 }
 

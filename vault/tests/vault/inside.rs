@@ -11,15 +11,15 @@ use umbra_net::{Client, Connect, Identity, NetError};
 use umbra_vault::backend::StoreBackend;
 use umbra_vault::{Mode, NewToken, OpenStore, Place, make_token};
 
-struct Vault {
-    open: OpenStore,
-    backend: Arc<StoreBackend>,
+pub(crate) struct Vault {
+    pub(crate) open: OpenStore,
+    pub(crate) backend: Arc<StoreBackend>,
     server: Server,
     identity: Identity,
 }
 
 impl Vault {
-    fn start(dir: &Path, listen: SocketAddr) -> Self {
+    pub(crate) fn start(dir: &Path, listen: SocketAddr) -> Self {
         let place = Place::new(dir);
         if !dir.join("FORMAT").exists() {
             place.init().unwrap();
@@ -38,7 +38,7 @@ impl Vault {
         Self { open, backend, server, identity }
     }
 
-    fn stop(self) {
+    pub(crate) fn stop(self) {
         self.server.stop();
         self.backend.release();
         drop(self.backend);
@@ -75,7 +75,7 @@ impl Vault {
     }
 }
 
-fn any() -> SocketAddr {
+pub(crate) fn any() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 0).into()
 }
 
@@ -231,7 +231,7 @@ fn what_is_damaged_in_the_store_is_not_handed_out() {
     vault.stop();
 }
 
-fn walk(dir: &Path) -> Vec<std::path::PathBuf> {
+pub(crate) fn walk(dir: &Path) -> Vec<std::path::PathBuf> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();

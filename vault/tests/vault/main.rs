@@ -3,5 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
 
 mod inside;
+mod parked;
 mod program;
 mod tree;

@@ -1,5 +1,6 @@
 //! The program: processes, signals, sockets, exit codes.
 
+use crate::inside::walk;
 use crate::tree::{begin, commit, read_back, send, tree};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
@@ -158,6 +159,45 @@ fn a_served_store_is_administered_backed_up_to_and_shared() {
     assert_eq!(vault.code(), Some(0));
     let (code, objects, _) = run(home, &["status", "--store", &store]);
     assert_eq!((code, &objects[0]["listen"]), (0, &Value::Null));
+}
+
+#[test]
+fn a_vault_whose_rebuild_failed_ends_and_the_next_one_makes_it_good() {
+    let (home, store) = home_with_store();
+    let home = home.path();
+    let key = Identity::generate().unwrap();
+    let mut first = Running::embedded(home, &store, &key, &[]);
+    let client = first.connect(&key, "m");
+    let tree = tree(12, 5_000);
+    let upload = client.upload(begin(1)).unwrap();
+    send(&upload, &tree.objects);
+    upload.commit(commit(&tree)).unwrap();
+    drop((upload, client));
+    drop(first.stdin.take());
+    assert_eq!(first.code(), Some(0));
+
+    let mut vault = Running::serve(home, &store);
+    // A directory in place of each pack: reading it is an error of the system, whoever asks.
+    let sealed = walk(&Path::new(&store).join("packs"));
+    assert!(!sealed.is_empty());
+    let aside = |pack: &Path| home.join(pack.file_name().unwrap());
+    for pack in &sealed {
+        std::fs::rename(pack, aside(pack)).unwrap();
+        std::fs::create_dir(pack).unwrap();
+    }
+    let (code, _, text) = run(home, &["rebuild-index", "--store", &store]);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("ends") && text.contains("serve"), "{text}");
+    let start = std::time::Instant::now();
+    assert_eq!(vault.code(), Some(1));
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+
+    for pack in &sealed {
+        std::fs::remove_dir(pack).unwrap();
+        std::fs::rename(aside(pack), pack).unwrap();
+    }
+    let vault = Running::embedded(home, &store, &key, &[]);
+    read_back(&vault.connect(&key, "m"), &tree);
 }
 
 #[test]
