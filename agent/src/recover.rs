@@ -117,7 +117,7 @@ pub fn recover(
     let damaged = |detail: &str| Error::Damage {
         what: format!("snapshot {}", snapshot.reference.id),
         detail: detail.into(),
-        hint: "run `umbra verify` on it and `umbra-vault check` on the vault; the target is not \
+        hint: "run `umbra verify` on it ; the target is not \
                whole"
             .into(),
     };
@@ -152,7 +152,7 @@ fn plan(
         let LocatedRun { run, chunk } = run.map_err(|lost| Error::Damage {
             what: format!("the image map at {}", lost.range),
             detail: lost.error.to_string(),
-            hint: "run `umbra-vault check` on the vault".into(),
+            hint: "run `umbra verify` on the snapshot".into(),
         })?;
         let (Content::Data { offset, .. }, Some(link)) = (run.content, chunk) else {
             work.send(Work::Zeros(run.disk)).map_err(|_| gone())?;
@@ -222,7 +222,7 @@ fn write(
                     let part = bytes.get(start..end).ok_or_else(|| Error::Damage {
                         what: format!("the image map at {}", place.disk),
                         detail: "it names bytes that its chunk does not have".into(),
-                        hint: "run `umbra-vault check` on the vault".into(),
+                        hint: "run `umbra verify` on the snapshot".into(),
                     })?;
                     target.write(place.disk, part)?;
                     hasher.add(place.disk, part).map_err(hash_error)?;
