@@ -117,7 +117,7 @@ pub fn recover(
     let damaged = |detail: &str| Error::Damage {
         what: format!("snapshot {}", snapshot.reference.id),
         detail: detail.into(),
-        hint: "run `umbra verify` on it ; the target is not \
+        hint: "run `umbra verify` on it; the target is not \
                whole"
             .into(),
     };
