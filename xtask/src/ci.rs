@@ -65,7 +65,8 @@ pub(crate) fn run(env: &BuildEnv, options: &Options) -> Result<()> {
             counts = test::run_tests(env, &options)?;
             Ok(())
         });
-        run.stage("fuzz", minutes(4, 8), fuzz::ci);
+        let depth = if options.full { fuzz::Depth::Fuzz } else { fuzz::Depth::Replay };
+        run.stage("fuzz", minutes(4, 8), |env| fuzz::ci(env, depth));
         run.stage("docs", minutes(4, 4), docs);
         run.stage("demo", minutes(3, 3), demo::run_small);
     }
