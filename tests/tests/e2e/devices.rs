@@ -84,7 +84,12 @@ struct Mounted {
 impl Mounted {
     fn new(device: &Path, dir: &Path, options: &str) -> Result<Self> {
         fs::create_dir_all(dir)?;
-        must(Command::new("mount").args(["-o", options]).arg(device).arg(dir))?;
+        let mount = || must(Command::new("mount").args(["-o", options]).arg(device).arg(dir));
+        // Another test's mount namespace may still have a copy of the last one.
+        if mount().is_err() {
+            std::thread::sleep(Duration::from_secs(1));
+            mount()?;
+        }
         Ok(Self { dir: dir.to_owned() })
     }
 }

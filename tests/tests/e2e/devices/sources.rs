@@ -96,8 +96,11 @@ fn swap_and_mounts_of_other_namespaces_are_in_use() -> Result<()> {
     let image = ext4_image(&home, "disk.img", 5)?;
     let device = Loop::attach(&image)?;
     fs::create_dir(home.path("hidden"))?;
+    // The namespace begins as a copy and would keep the mounts of other tests: it lets go of them at once.
     let script = format!(
-        "mount --make-rprivate / && mount {} {} && echo ready && cat",
+        "mount --make-rprivate / && sed -n 's/^[^ ]* \\([^ ]*umbra-e2e[^ ]*\\) .*/\\1/p' /proc/mounts | \
+         while read -r place; do umount -l \"$(printf %b \"$place\")\"; done; \
+         mount {} {} && echo ready && cat",
         device.path.display(),
         home.path("hidden").display()
     );
