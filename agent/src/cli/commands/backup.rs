@@ -18,6 +18,7 @@ use crate::config;
 use crate::connect::{Access, Connection, connect, vault_url};
 use crate::error::{Error, Result};
 use crate::known::{KnownTable, TableKey};
+use crate::listing::hex;
 use crate::monitor::{Monitor, Stage};
 use crate::mounts::System;
 use crate::own_store::OwnStore;
@@ -245,8 +246,4 @@ fn timestamp(time: jiff::Timestamp) -> Timestamp {
     let seconds = i64::try_from(nanos.div_euclid(1_000_000_000)).unwrap_or_default();
     let nanos = u32::try_from(nanos.rem_euclid(1_000_000_000)).unwrap_or_default();
     Timestamp { seconds, nanos }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

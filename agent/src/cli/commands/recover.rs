@@ -133,7 +133,7 @@ fn report(
     started: Instant,
 ) -> Result<()> {
     let took = started.elapsed();
-    let hash: String = recovered.image_hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = crate::listing::hex(&recovered.image_hash);
     let proof = if recovered.verified { "read back and equal" } else { "not read back" };
     output.text(&format!(
         "recovered {} to {} in {}: image hash {}, {proof}",
