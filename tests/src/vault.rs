@@ -4,6 +4,7 @@ use std::fs::File;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -42,6 +43,7 @@ impl Vault {
     pub fn start(home: &Home, store: &Path, port: u16) -> Result<Self> {
         let log_path = home.path(&format!("vault-{port}.log"));
         let log = File::options().create(true).append(true).open(&log_path)?;
+        let said_before = usize::try_from(log.metadata()?.len())?;
         let child = home
             .vault()
             .arg("serve")
@@ -56,17 +58,22 @@ impl Vault {
             .context("cannot start umbra-vault serve")?;
         let mut vault = Self { child, store: store.to_owned(), port };
         let begin = Instant::now();
-        while !is_udp_port_taken(port) {
+        // Its own word and not a trial of the port: a trial binds it for a moment, and a vault that wants it just then
+        // ends with "address in use"; and the port is there before the administration socket is.
+        loop {
+            let said = std::fs::read(&log_path)?;
+            let said = String::from_utf8_lossy(said.get(said_before..).unwrap_or_default());
+            if said.contains("umbra-vault serves ") {
+                return Ok(vault);
+            }
             if let Some(status) = vault.child.try_wait()? {
-                let said = std::fs::read_to_string(&log_path).unwrap_or_default();
                 bail!("umbra-vault serve ended at once: {status}\n{said}");
             }
             if begin.elapsed() > START_TIMEOUT {
-                bail!("umbra-vault does not listen after {START_TIMEOUT:?}");
+                bail!("umbra-vault does not serve after {START_TIMEOUT:?}: {said}");
             }
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(5));
         }
-        Ok(vault)
     }
 
     /// A new one-time token for a machine.
@@ -116,14 +123,20 @@ impl Drop for Vault {
     }
 }
 
-/// A UDP port of loopback that nobody has at this moment.
+/// A UDP port of loopback that nobody has at this moment, below those that the kernel gives to sockets that name none:
+/// a vault that is started again must find its port free.
 ///
 /// # Errors
 /// When no socket can be bound.
 pub fn free_udp_port() -> Result<u16> {
-    Ok(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
-}
-
-fn is_udp_port_taken(port: u16) -> bool {
-    UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_err()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    for _ in 0..1000 {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = 10_000 + (std::process::id().wrapping_mul(37).wrapping_add(step)) % 20_000;
+        let port = u16::try_from(port)?;
+        if UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no free UDP port on loopback");
 }

@@ -77,6 +77,7 @@ impl<'e> Vault<'e> {
         println!("$ umbra-vault serve --store store --listen 127.0.0.1:{port} &");
         let log_path = home.join("serve.log");
         let log = File::options().create(true).append(true).open(&log_path)?;
+        let said_before = usize::try_from(log.metadata()?.len())?;
         let mut child = isolated(env, &env.bin_dir().join("umbra-vault"), home, false)
             .arg("serve")
             .arg("--store")
@@ -88,15 +89,19 @@ impl<'e> Vault<'e> {
             .spawn()
             .context("cannot start umbra-vault")?;
         let begin = Instant::now();
-        while UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+        loop {
+            let said = fs::read(&log_path)?;
+            let said = String::from_utf8_lossy(said.get(said_before..).unwrap_or_default());
+            if said.contains("umbra-vault serves ") {
+                return Ok(child);
+            }
             if child.try_wait()?.is_some() || begin.elapsed() > START_TIMEOUT {
                 // It may have ended already; then there is nothing to kill.
                 let _ = child.kill();
-                bail!("umbra-vault does not serve:\n{}", fs::read_to_string(log_path)?);
+                bail!("umbra-vault does not serve:\n{said}");
             }
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(5));
         }
-        Ok(child)
     }
 
     /// A one-time token for a machine.
