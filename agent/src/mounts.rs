@@ -356,6 +356,13 @@ fn read_number(dir: &Path) -> Option<Number> {
     Number::parse(&std::fs::read_to_string(dir.join("dev")).ok()?)
 }
 
+/// Finds a virtual machine that may write an open image file or device.
+pub fn use_by_emulator(disk: &File) -> Option<Use> {
+    let what = || "the disk of a virtual machine that runs".into();
+    crate::device::is_written_by_emulator(disk)
+        .then(|| Use { what: what(), access: Access::Writes })
+}
+
 /// Returns the number of the block device at `path`, where there is one.
 pub(crate) fn block_number(path: &Path) -> Option<Number> {
     let metadata = std::fs::metadata(path).ok()?;

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 
 use umbra_fsparse::{ByteLen, ByteOffset, ByteRange, ReadAt, ReadError};
 
-use crate::device;
 use crate::error::{Error, Result};
 use crate::mounts::{Access, System, Use};
+use crate::{device, mounts};
 
 /// The unit in which an unreadable place is narrowed down and recorded.
 pub const SECTOR_BYTES: u64 = 4096;
@@ -147,10 +147,7 @@ impl Source {
             let what = "held by a program, or mounted where this one cannot see it".into();
             uses.push(Use { what, access: Access::Writes });
         }
-        if self.kind == SourceKind::ImageFile && device::is_written_by_emulator(&self.file) {
-            let what = "the disk of a virtual machine that runs".into();
-            uses.push(Use { what, access: Access::Writes });
-        }
+        uses.extend(mounts::use_by_emulator(&self.file));
         uses
     }
 

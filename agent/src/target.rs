@@ -1,6 +1,7 @@
 //! What `recover` writes: a new file beside its final name, or a block device.
 
 mod aside;
+mod head;
 mod read_back;
 
 use std::fs::{File, Metadata, OpenOptions};
@@ -12,14 +13,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use rustix::fs::FallocateFlags;
 use umbra_common::{ByteLen, ByteOffset, ByteRange};
 
-use crate::device;
 use crate::error::{Error, Result};
 use crate::mounts::System;
 use crate::own_store::{OwnStore, Role};
+use crate::{device, mounts};
 
 pub use read_back::{Medium, PIECE_BYTES};
 
 use aside::Aside;
+use head::Head;
 
 /// Bytes written between two syncs.
 const SYNC_BYTES: u64 = 256 << 20;
@@ -82,13 +84,15 @@ pub fn inspect(path: &Path, len: ByteLen, own: &OwnStore, system: &System) -> Re
         return Err(refused(path, reason, "name a device such as /dev/sdb, or a new file"));
     }
     let real = path.canonicalize().map_err(|source| io_error("look at", path, source))?;
-    let (mut found, uses) = if file_type.is_block_device() {
+    let (mut found, mut uses) = if file_type.is_block_device() {
         own.refuse_device(path, metadata.rdev(), Role::Target, system)?;
         (Found::new(path, real, TargetKind::Device, len), system.uses_of_device(metadata.rdev()))
     } else {
         own.refuse_file(path, path, Role::Target)?;
         (Found::new(path, real, TargetKind::File, len), system.uses_of_file(&metadata))
     };
+    // What may not even be read shows itself when it is opened for writing.
+    uses.extend(File::open(path).ok().and_then(|file| mounts::use_by_emulator(&file)));
     if let Some(used) = uses.first() {
         let reason = format!("it is in use ({})", used.what);
         return Err(refused(path, reason, "unmount or detach it, or recover to another target"));
@@ -193,6 +197,10 @@ pub struct Target {
     path: PathBuf,
     /// Where the bytes of a file go until they are proven; absent for devices.
     aside: Option<Aside>,
+    /// The first bytes of a device, until all others are on it.
+    head: Option<Head>,
+    /// True once the head was written.
+    completed: AtomicBool,
     unsynced: AtomicU64,
     /// True where unwritten ranges read as zeros already (a new file).
     zeroed: bool,
@@ -201,7 +209,8 @@ pub struct Target {
 }
 
 impl Target {
-    /// Opens what was found and confirmed. A file is written aside until [`Target::finish`].
+    /// Opens what was found and confirmed. A file is written aside until [`Target::finish`]; the
+    /// first bytes of a device become zeros and are written last.
     ///
     /// # Errors
     /// [`Error::Refused`] where it may not be written, or somebody else writes it;
@@ -209,7 +218,10 @@ impl Target {
     pub fn open(found: &mut Found) -> Result<Self> {
         if found.kind == TargetKind::Device {
             let file = open_device(found)?;
-            return Ok(Self::over(file, &found.named, None));
+            let mut target = Self::over(file, &found.named, None);
+            target.head = Some(Head::new(found.len));
+            target.blank_head()?;
+            return Ok(target);
         }
         let (aside, file) = Aside::open(found)?;
         let target = Self::over(file, &found.named, Some(aside));
@@ -231,6 +243,8 @@ impl Target {
             path: path.into(),
             zeroed: aside.is_some(),
             aside,
+            head: None,
+            completed: AtomicBool::new(false),
             unsynced: AtomicU64::new(0),
             zeroes_ranges: AtomicBool::new(true),
         }
@@ -241,6 +255,10 @@ impl Target {
     /// # Errors
     /// [`Error::Io`] with the target.
     pub fn write(&self, offset: ByteOffset, bytes: &[u8]) -> Result<()> {
+        let (offset, bytes) = match &self.head {
+            Some(head) => head.keep(offset, bytes),
+            None => (offset, bytes),
+        };
         self.file.write_all_at(bytes, offset.0).map_err(|source| self.failed("write", source))?;
         let len = bytes.len() as u64;
         let before = self.unsynced.fetch_add(len, Ordering::Relaxed);
@@ -258,6 +276,8 @@ impl Target {
         if self.zeroed || range.is_empty() {
             return Ok(0);
         }
+        let whole = range.len().0;
+        let range = self.head.as_ref().map_or(range, |head| head.beyond(range));
         let (start, end) = (range.start().0, range.end().0);
         let inner_end = end / ZERO_ALIGNMENT * ZERO_ALIGNMENT;
         let mut at = start.next_multiple_of(ZERO_ALIGNMENT).min(end);
@@ -273,7 +293,7 @@ impl Target {
             at += take;
         }
         self.write_zeros(at, end)?;
-        Ok(range.len().0)
+        Ok(whole)
     }
 
     fn write_zeros(&self, start: u64, end: u64) -> Result<()> {
@@ -287,6 +307,26 @@ impl Target {
         Ok(())
     }
 
+    /// Makes the first bytes of a device zeros, durably.
+    fn blank_head(&self) -> Result<()> {
+        let Some(head) = &self.head else { return Ok(()) };
+        let zeros = vec![0; head.bytes().len()];
+        self.file.write_all_at(&zeros, 0).map_err(|source| self.failed("write", source))?;
+        self.sync()
+    }
+
+    /// Puts everything on the medium, the first bytes of a device last.
+    fn complete(&self) -> Result<()> {
+        self.sync()?;
+        let Some(head) = self.head.as_ref().filter(|_| !self.completed.load(Ordering::Relaxed))
+        else {
+            return Ok(());
+        };
+        self.file.write_all_at(&head.bytes(), 0).map_err(|source| self.failed("write", source))?;
+        self.completed.store(true, Ordering::Relaxed);
+        self.sync()
+    }
+
     fn sync(&self) -> Result<()> {
         self.file.sync_data().map_err(|source| self.failed("sync", source))
     }
@@ -298,7 +338,7 @@ impl Target {
     /// [`Error::Io`] with the target, [`Error::Refused`] where something has taken the name.
     pub fn finish(self) -> Result<Option<String>> {
         let Some(aside) = &self.aside else {
-            self.sync()?;
+            self.complete()?;
             return Ok(match device::reread_partitions(&self.file) {
                 Err(rustix::io::Errno::BUSY) => Some(
                     "the kernel still has its old partitions, because one of them is in use: run \
@@ -314,11 +354,14 @@ impl Target {
         Ok(None)
     }
 
-    /// Removes a file that did not get its final name; a device stays as it is.
+    /// Removes a file that did not get its final name; a device does not pass for a disk.
     pub fn abandon(&self) {
         if let Some(aside) = &self.aside {
             aside.remove();
         }
+        // The command ends with the error that led here, and says that the target is not whole.
+        let _ = rustix::fs::fcntl_setfl(&self.file, rustix::fs::OFlags::empty());
+        let _ = self.blank_head();
     }
 
     fn failed(&self, what: &'static str, source: io::Error) -> Error {

@@ -34,7 +34,7 @@ impl Target {
     /// # Errors
     /// [`crate::Error::Io`] with the target.
     pub fn settle(&self) -> Result<Medium<'_>> {
-        self.sync()?;
+        self.complete()?;
         // Advice; `O_DIRECT` below does not depend on it.
         let _ = rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed);
         if self.aside.is_none() {

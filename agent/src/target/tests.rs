@@ -53,6 +53,44 @@ fn a_kernel_that_refuses_to_zero_is_asked_once() {
 }
 
 #[test]
+fn the_first_bytes_of_a_device_come_last_and_go_where_it_fails() {
+    let dir = tempfile::tempdir().unwrap();
+    let len = 3 << 20;
+    let mut target = over_garbage(dir.path(), len);
+    target.head = Some(Head::new(ByteLen(len as u64)));
+    target.blank_head().unwrap();
+    let mut expected: Vec<u8> = (0..len).map(|i| (i % 253) as u8).collect();
+    let mut at = len;
+    // From the end to the start, in pieces that cross the head's end.
+    while at > 0 {
+        let from = at.saturating_sub(300_007);
+        target.write(ByteOffset(from as u64), &expected[from..at]).unwrap();
+        at = from;
+    }
+    let before = fs::read(dir.path().join("garbage")).unwrap();
+    assert!(before[..1 << 20].iter().all(|&byte| byte == 0), "it passes for a disk too early");
+    assert!(before[1 << 20..] == expected[1 << 20..]);
+    let mut medium = target.settle().unwrap();
+    assert_eq!(medium.read(ByteOffset(0), 5000).unwrap(), &expected[..5000]);
+    assert!(fs::read(dir.path().join("garbage")).unwrap() == expected);
+    target.abandon();
+    expected[..1 << 20].fill(0);
+    assert!(fs::read(dir.path().join("garbage")).unwrap() == expected);
+
+    // Zeros in front stay zeros, and nothing behind a short disk changes.
+    let mut target = over_garbage(dir.path(), len);
+    target.head = Some(Head::new(ByteLen(10_000)));
+    target.blank_head().unwrap();
+    assert_eq!(target.zero(span(0, 9000)).unwrap(), 9000);
+    target.write(ByteOffset(9000), &[1; 1000]).unwrap();
+    target.finish().unwrap();
+    let after = fs::read(dir.path().join("garbage")).unwrap();
+    assert!(after[..9000].iter().all(|&byte| byte == 0));
+    assert!(after[9000..10_000].iter().all(|&byte| byte == 1));
+    assert!(after[10_000..].iter().all(|&byte| byte == 0xA5));
+}
+
+#[test]
 fn what_is_read_back_is_what_was_written_whatever_the_length() {
     for len in [1_usize, 511, 4096, 5000, (4 << 20) + 777] {
         let dir = tempfile::tempdir().unwrap();

@@ -260,17 +260,81 @@ fn what_is_read_back_comes_from_the_device() -> Result<()> {
     let Some(programs) = programs_as_root(test) else { return Ok(()) };
     let backed = backed_up(&programs)?;
     let (_, device) = garbage(&backed.home, "target.img", 48 << 20, &[])?;
-    let stat =
-        PathBuf::from("/sys/block").join(device.path.file_name().context("a name")?).join("stat");
-    // The third field: sectors of 512 bytes that were read from the device itself.
-    let sectors_read = || -> Result<u64> {
-        let said = fs::read_to_string(&stat)?;
-        Ok(said.split_whitespace().nth(2).context("a field")?.parse()?)
-    };
-    let before = sectors_read()?;
+    let before = sectors_read(&device)?;
     recover_over(&backed.home, &backed.snapshot, &device.path)?;
-    let read = (sectors_read()? - before) * 512;
+    expect_read(&backed, sectors_read(&device)? - before)
+}
+
+/// Sectors of 512 bytes that were ever read from a device itself: the third field of its statistics.
+fn sectors_read(device: &Loop) -> Result<u64> {
+    let name = device.path.file_name().context("a name")?;
+    let said = fs::read_to_string(PathBuf::from("/sys/block").join(name).join("stat"))?;
+    Ok(said.split_whitespace().nth(2).context("a field")?.parse()?)
+}
+
+fn expect_read(backed: &Backed, sectors: u64) -> Result<()> {
     let len = fs::metadata(&backed.image)?.len();
-    ensure!(read >= len, "{read} bytes were read from the device to prove {len}");
+    ensure!(sectors * 512 >= len, "{sectors} sectors were read to prove {len} bytes");
     Ok(())
+}
+
+#[test]
+fn a_killed_recovery_leaves_no_device_that_passes_for_a_disk() -> Result<()> {
+    let test = "devices::a_killed_recovery_leaves_no_device_that_passes_for_a_disk";
+    let Some(programs) = programs_as_root(test) else { return Ok(()) };
+    let home = Home::new(&programs)?;
+    home.init_store()?;
+    let tree = home.path("tree");
+    fs::create_dir(&tree)?;
+    write_noise(&tree.join("noise"), 300 << 20, &mut Noise::new(85))?;
+    let image = home.path("disk.img");
+    make_ext4(&image, 340 << 20, &tree, &[])?;
+    let snapshot = text(&home.backup(&image, "d")?, "snapshot")?.to_owned();
+    let file = home.path("target.img");
+    // What stood there before is no disk any more either.
+    must(Command::new("cp").arg(&image).arg(&file))?;
+    let device = Loop::attach(&file)?;
+    let name = device.path.to_string_lossy().into_owned();
+    let signature = || -> Result<bool> {
+        let said = must(Command::new("wipefs").arg(&device.path))?;
+        Ok(String::from_utf8_lossy(&said).contains("ext4"))
+    };
+    ensure!(signature()?, "wipefs does not know an ext4");
+    let mut command = home.umbra();
+    command.args(["recover", &snapshot, "--to", &name, "--yes-destroy", &name]);
+    let mut running = Running::start(&mut command)?;
+    wait_until("the recovery begins", || Ok(!signature()? || !running.is_running()?))?;
+    std::thread::sleep(Duration::from_millis(100));
+    ensure!(running.is_running()?, "it was too fast to be killed");
+    running.kill()?;
+    ensure!(!signature()?, "a half written device passes for an ext4");
+    Answer::of(&mut command)?.expect_code(0)?;
+    ensure!(signature()?, "the recovered device is none");
+    must(Command::new("cmp").arg(&image).arg(&device.path))?;
+    Ok(())
+}
+
+/// Without CAP_SYS_ADMIN the kernel's copies of a device cannot be dropped: it must be asked past them.
+#[test]
+fn what_is_read_back_comes_from_the_device_without_privileges_too() -> Result<()> {
+    let test = "devices::what_is_read_back_comes_from_the_device_without_privileges_too";
+    let Some(programs) = programs_as_root(test) else { return Ok(()) };
+    let backed = backed_up(&programs)?;
+    let (_, device) = garbage(&backed.home, "target.img", 48 << 20, &[])?;
+    let name = device.path.to_string_lossy().into_owned();
+    let program = backed.home.umbra();
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin", "--"]);
+    command.arg(program.get_program()).args(["--json", "recover", &backed.snapshot]);
+    command.args(["--to", &name, "--yes-destroy", &name]).current_dir(backed.home.dir());
+    for (name, value) in program.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    let before = sectors_read(&device)?;
+    let summary = Answer::of(&mut command)?.expect_code(0)?.summary()?;
+    ensure!(summary["verified"] == true, "{summary}");
+    expect_read(&backed, sectors_read(&device)? - before)
 }
