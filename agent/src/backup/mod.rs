@@ -9,6 +9,7 @@ mod image_map;
 mod manifest;
 mod overlay;
 mod plan;
+mod proof;
 mod read;
 mod residue;
 mod stream;

@@ -5,14 +5,14 @@
 //! HERE, from the positions that were read and of the very bytes that are chunked, never from the
 //! map.
 
-use std::collections::BTreeSet;
 use std::ops::Range;
 
 use crossbeam_channel::Sender;
-use umbra_common::image_hash::{ImageHash, ImageHasher, WINDOW_BYTES, WindowHash, window_count};
+use umbra_common::image_hash::{ImageHash, WindowHash};
 use umbra_common::{ByteLen, ByteOffset, ByteRange};
 
 use super::plan::{FileItem, FilePiece, Plan, pieces};
+use super::proof::{Proof, merged};
 use super::residue::Residue;
 use crate::error::{Error, Result};
 use crate::source::{Device, read_salvaging};
@@ -24,11 +24,6 @@ pub const SPAN_BYTES: u64 = 2 << 20;
 const GAP_BYTES: u64 = 128 << 10;
 /// Read-through gaps may add one part in this many to the bytes that are wanted.
 const WASTE_DIVISOR: u64 = 8;
-/// State of unfinished windows of the image hash above which the oldest one is completed.
-const HASH_PENDING_BYTES: usize = 64 << 20;
-/// The same for a disk that changes while it is read: reading a place twice gives a hash of bytes
-/// that the snapshot does not have, so that memory must do.
-const LIVE_HASH_PENDING_BYTES: usize = 256 << 20;
 /// Steps that wait for a read before they are handed on without one.
 const STEPS_PENDING: usize = 8192;
 /// Pieces shorter than this are read without asking for holes.
@@ -145,12 +140,7 @@ pub struct Reader<'a> {
     survey: &'a Survey,
     out: Sender<Batch>,
     recycled: crossbeam_channel::Receiver<Vec<u8>>,
-    hasher: ImageHasher,
-    /// State of unfinished windows that is borne.
-    pub(super) pending_limit: usize,
-    completed_early: BTreeSet<u64>,
-    /// What the device did not give when windows were completed early; zeros in their hashes.
-    lost_early: Vec<ByteRange>,
+    pub(super) proof: Proof<'a>,
     span: Option<ByteRange>,
     steps: Vec<Step>,
     residue: Residue<'a>,
@@ -173,13 +163,7 @@ impl<'a> Reader<'a> {
             survey,
             out,
             recycled,
-            hasher: ImageHasher::new(device.len()),
-            pending_limit: match device.may_change() {
-                true => LIVE_HASH_PENDING_BYTES,
-                false => HASH_PENDING_BYTES,
-            },
-            completed_early: BTreeSet::new(),
-            lost_early: Vec::new(),
+            proof: Proof::new(device),
             span: None,
             steps: Vec::new(),
             residue: Residue::default(),
@@ -210,10 +194,7 @@ impl<'a> Reader<'a> {
         }
         self.flush()?;
         let changed = self.device.settled()?;
-        let image_hash = self.hasher.finish().map_err(hash_error)?;
-        let count = window_count(self.device.len());
-        let windows: Option<Vec<WindowHash>> = (0..count).map(|w| self.hasher.window(w)).collect();
-        let windows = windows.ok_or_else(|| hash_error("a window without a hash"))?;
+        let (image_hash, windows) = self.proof.finish()?;
         let unreadable = merged(std::mem::take(&mut self.unreadable));
         let bytes_read = self.bytes_read;
         Ok(ReadSummary { image_hash, windows, bytes_read, unreadable, changed })
@@ -291,7 +272,7 @@ impl<'a> Reader<'a> {
             let position = position + (hole.start().0 - start);
             let zeros = Segment::Zeros { disk: Some(hole.start()), len: hole.len(), position };
             self.steps.push(Step::Ready(zeros));
-            self.hash_zeros(hole)?;
+            self.proof.add_zeros(hole)?;
             at = hole.end().0;
         }
         match ByteRange::between(ByteOffset(at), range.end()) {
@@ -347,11 +328,7 @@ impl<'a> Reader<'a> {
         if !span.is_empty() {
             lost = read_salvaging(self.device, span.start(), &mut batch.buffer);
             self.bytes_read += span.len().0;
-            if !self.lost_early.is_empty() {
-                // What was lost when its window was completed is lost, whatever comes now.
-                lost.extend(self.lost_early.iter().filter_map(|range| range.intersection(span)));
-                lost = merged(lost);
-            }
+            lost = self.proof.with_lost_before(lost, span);
         }
         for step in std::mem::take(&mut self.steps) {
             match step {
@@ -361,7 +338,7 @@ impl<'a> Reader<'a> {
                 }
             }
         }
-        self.bound_hash_state()?;
+        self.bytes_read += self.proof.bound()?;
         self.out.send(batch).map_err(|_| Error::Internal("the chunk stage has ended".into()))
     }
 
@@ -386,8 +363,7 @@ impl<'a> Reader<'a> {
                 self.place_good(batch, span, good, position, role)?;
             }
             let Some(hole) = hole else { return Ok(()) };
-            self.was_lost_early(hole)?;
-            self.hash_zeros(hole)?;
+            self.proof.add_lost(hole)?;
             self.unreadable.push(hole);
             batch.segments.push(match role {
                 Role::Slack => Segment::LostSlack { disk: hole },
@@ -417,7 +393,7 @@ impl<'a> Reader<'a> {
             self.residue.add_slack(disk);
             return Ok(());
         }
-        hash_bytes(&mut self.hasher, &self.completed_early, disk.start(), bytes)?;
+        self.proof.add(disk.start(), bytes)?;
         if is_slack {
             batch.segments.push(Segment::ZeroSlack { disk });
             return Ok(());
@@ -425,119 +401,4 @@ impl<'a> Reader<'a> {
         batch.segments.push(Segment::Bytes { at: start..end, disk: disk.start(), position });
         Ok(())
     }
-
-    fn hash_zeros(&mut self, range: ByteRange) -> Result<()> {
-        if self.completed_early.is_empty() {
-            return self.hasher.add_zeros(range).map_err(hash_error);
-        }
-        for part in outside(range, &self.completed_early) {
-            self.hasher.add_zeros(part).map_err(hash_error)?;
-        }
-        Ok(())
-    }
-
-    /// Completes the oldest windows by reading while the image hash holds too much.
-    fn bound_hash_state(&mut self) -> Result<()> {
-        while self.hasher.pending_bytes() > self.pending_limit {
-            if self.device.may_change() {
-                return Err(Error::Refused {
-                    path: "the source".into(),
-                    reason: "it changes while it is read, and its files are too scattered to \
-                             prove it"
-                        .into(),
-                    hint: "unmount it, or keep it in disk order with --no-parse".into(),
-                });
-            }
-            let Some(window) = self.hasher.oldest_incomplete() else { return Ok(()) };
-            let mut buf = Vec::new();
-            for range in self.hasher.missing(window) {
-                buf.resize(usize::try_from(range.len().0).unwrap_or_default(), 0);
-                self.lost_early.extend(read_salvaging(self.device, range.start(), &mut buf));
-                self.bytes_read += range.len().0;
-                self.hasher.add(range.start(), &buf).map_err(hash_error)?;
-            }
-            self.completed_early.insert(window);
-        }
-        Ok(())
-    }
-
-    /// Checks that what a reading lost stands as zeros in the hashes of windows that were completed
-    /// before it.
-    fn was_lost_early(&self, hole: ByteRange) -> Result<()> {
-        for part in inside(hole, &self.completed_early) {
-            let known = self.lost_early.iter().filter_map(|range| range.intersection(part));
-            if known.map(|range| range.len().0).sum::<u64>() < part.len().0 {
-                return Err(Error::Refused {
-                    path: "the source".into(),
-                    reason: format!("{part} could be read once and not again"),
-                    hint: "its medium is failing: run this again, at once".into(),
-                });
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Sorts ranges and joins those that touch or overlap.
-fn merged(mut ranges: Vec<ByteRange>) -> Vec<ByteRange> {
-    ranges.sort_unstable_by_key(|range| range.start());
-    let mut out: Vec<ByteRange> = Vec::new();
-    for range in ranges.into_iter().filter(|range| !range.is_empty()) {
-        match out.last_mut() {
-            Some(last) if last.end() >= range.start() => {
-                let end = last.end().max(range.end());
-                *last = ByteRange::between(last.start(), end).unwrap_or(range);
-            }
-            _ => out.push(range),
-        }
-    }
-    out
-}
-
-fn hash_error(error: impl std::fmt::Display) -> Error {
-    Error::Internal(format!("the image hash: {error}"))
-}
-
-fn hash_bytes(
-    hasher: &mut ImageHasher,
-    completed: &BTreeSet<u64>,
-    start: ByteOffset,
-    bytes: &[u8],
-) -> Result<()> {
-    let range = ByteRange::new(start, ByteLen(bytes.len() as u64)).unwrap_or_default();
-    if completed.is_empty() {
-        return hasher.add(start, bytes).map_err(hash_error);
-    }
-    for part in outside(range, completed) {
-        let from = usize::try_from(part.start().0 - start.0).unwrap_or(usize::MAX);
-        let to = from.saturating_add(usize::try_from(part.len().0).unwrap_or_default());
-        let bytes = bytes.get(from..to).unwrap_or_default();
-        hasher.add(part.start(), bytes).map_err(hash_error)?;
-    }
-    Ok(())
-}
-
-/// Returns the parts of `range` that lie in none of the `windows`.
-fn outside(range: ByteRange, windows: &BTreeSet<u64>) -> Vec<ByteRange> {
-    parts(range, |index| !windows.contains(&index))
-}
-
-/// Returns the parts of `range` that lie in one of the `windows`.
-fn inside(range: ByteRange, windows: &BTreeSet<u64>) -> Vec<ByteRange> {
-    parts(range, |index| windows.contains(&index))
-}
-
-/// Cuts `range` at the ends of windows and keeps the parts in those that are wanted.
-fn parts(range: ByteRange, is_wanted: impl Fn(u64) -> bool) -> Vec<ByteRange> {
-    let mut parts = Vec::new();
-    let mut at = range.start();
-    while at < range.end() {
-        let index = at.0 / WINDOW_BYTES;
-        let bound = ByteOffset((index + 1).saturating_mul(WINDOW_BYTES)).min(range.end());
-        if is_wanted(index) {
-            parts.extend(ByteRange::between(at, bound));
-        }
-        at = bound;
-    }
-    parts
 }

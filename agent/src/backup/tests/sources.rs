@@ -70,7 +70,7 @@ fn read_all(
     let (batches, received) = crossbeam_channel::unbounded::<Batch>();
     let (_, recycled) = crossbeam_channel::unbounded();
     let mut reader = Reader::new(device, survey, batches, recycled);
-    reader.pending_limit = pending_limit;
+    reader.proof.pending_limit = pending_limit;
     let summary = reader.run(&plan);
     let mut disk = vec![0xEE_u8; usize::try_from(device.len().0).unwrap()];
     let place = |range: ByteRange| {
