@@ -53,8 +53,9 @@ struct Scanner {
 impl Scanner {
     fn block(&mut self, block: &[u8]) -> Verdict {
         let mut rest = block;
-        // A tag that begins in the last four bytes is none.
-        while rest.len() > TL_LEN {
+        // Padding that fills a block to its last byte is a tag without a value (Linux 6.2 and
+        // later); older kernels left the last byte alone and wrote none there.
+        while rest.len() >= TL_LEN {
             let Some((piece, after)) = split_tag(rest) else { return Verdict::Nothing };
             match self.tag(piece) {
                 Some(Verdict::More) => rest = after,

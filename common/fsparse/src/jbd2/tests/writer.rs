@@ -205,22 +205,27 @@ impl Writer {
         at
     }
 
-    /// Writes fast-commit blocks: `tags` (tag, value) between a head and a tail.
+    /// Writes fast-commit blocks: `tags` (tag, value) between a head and a tail. Where the next
+    /// tag and another after it do not fit a block, padding fills it to its last byte.
     pub(super) fn fast_commit(&mut self, tid: u32, tags: &[(u16, Vec<u8>)]) {
         let mut bytes = tlv(9, &[&[0; 4], tid.to_le_bytes().as_slice()].concat());
         for (tag, value) in tags {
+            pad(&mut bytes, 4 + value.len());
             bytes.extend(tlv(*tag, value));
         }
+        pad(&mut bytes, 12);
         let tail = tlv(8, &[tid.to_le_bytes(), [0; 4]].concat());
         bytes.extend(&tail[..8]);
         // Its length says that it fills the block.
         let at = bytes.len() - 6;
-        put(&mut bytes, at, &((BLOCK - at - 2) as u16).to_le_bytes());
+        put(&mut bytes, at, &((BLOCK - at % BLOCK - 2) as u16).to_le_bytes());
         let sum = crc32c(0, &bytes);
         bytes.extend(sum.to_le_bytes());
-        bytes.resize(BLOCK, 0);
+        bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
         let first = JOURNAL_BLOCKS - self.options.fast_commit_blocks + 1;
-        self.write(first, &bytes);
+        for (block, bytes) in (first..).zip(bytes.chunks(BLOCK)) {
+            self.write(block, bytes);
+        }
     }
 
     /// Returns where a block of the journal stands in the image.
@@ -303,6 +308,14 @@ pub(super) fn geometry(blocks: &[ByteRange]) -> JournalGeometry<'_> {
 
 fn tlv(tag: u16, value: &[u8]) -> Vec<u8> {
     [&tag.to_le_bytes(), &(value.len() as u16).to_le_bytes(), value].concat()
+}
+
+/// SOURCE: `ext4_fc_reserve_space` of Linux 6.2.
+fn pad(bytes: &mut Vec<u8>, len: usize) {
+    let remaining = BLOCK - 4 - bytes.len() % BLOCK;
+    if len > remaining {
+        bytes.extend(tlv(7, &vec![0; remaining]));
+    }
 }
 
 fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
