@@ -123,6 +123,9 @@ fn replay(log: &[u8], block_size: u32, fs_blocks: u64, blocks: &[ByteRange]) {
                 assert!(blocks.iter().any(|range| range.contains(copy.volume)), "not of the log");
                 assert_eq!(replay.block(block), Some(copy));
             }
+            for block in replay.lost() {
+                assert!(block < fs_blocks && replay.block(block).is_none(), "lost and found");
+            }
         }
         Err(Error::Io { .. }) => panic!("the log lies inside the volume"),
         Err(_) => {}

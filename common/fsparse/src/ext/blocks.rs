@@ -21,6 +21,7 @@ pub(super) struct Blocks<'a> {
     block_size: u32,
     end: u64,
     replayed: Vec<(u64, ReplayedBlock)>,
+    lost: Vec<u64>,
 }
 
 impl<'a> Blocks<'a> {
@@ -32,7 +33,8 @@ impl<'a> Blocks<'a> {
         replay: &Replay,
     ) -> Self {
         let whole = volume.len().0.checked_div(u64::from(block_size)).unwrap_or(0);
-        Self { volume, block_size, end: fs_blocks.min(whole), replayed: replay.iter().collect() }
+        let (replayed, lost) = (replay.iter().collect(), replay.lost().collect());
+        Self { volume, block_size, end: fs_blocks.min(whole), replayed, lost }
     }
 
     /// Returns the bytes of a block.
@@ -73,12 +75,23 @@ impl<'a> Blocks<'a> {
         self.replayed.get(from..to).unwrap_or_default()
     }
 
+    /// Returns the first of `count` blocks from `first` on whose newest copy in the journal is
+    /// damaged.
+    pub(super) fn lost_in(&self, first: Block, count: u64) -> Option<Block> {
+        let next = self.lost.partition_point(|&block| block < first.0);
+        let end = first.0.saturating_add(count);
+        self.lost.get(next).copied().filter(|&block| block < end).map(Block)
+    }
+
     /// Fills `buf`, whole blocks long, with the blocks from `first` on.
     fn read(&self, first: Block, buf: &mut [u8]) -> Result<(), ReadError> {
         let block_len = usize::try_from(self.block_size).unwrap_or(usize::MAX);
         let count = super::fields::byte_len(buf.len()).0;
         let count = count.checked_div(u64::from(self.block_size)).unwrap_or(0);
         let replayed = self.replayed_in(first, count);
+        if let Some(lost) = self.lost_in(first, count) {
+            return Err(ReadError::Unreadable(self.range(lost, 1)));
+        }
         // A block that the journal replaces is not read at home, where its sector may be bad.
         if count != 1 || replayed.is_empty() {
             self.volume.read_at(self.offset(first), buf)?;

@@ -89,6 +89,9 @@ impl Mapping {
         if zones.overlap(run.first, run.count) {
             return Err("its content lies in the file system's own structures");
         }
+        if !run.unwritten && blocks.lost_in(run.first, run.count).is_some() {
+            return Err("the newest copy of its content is damaged in the journal");
+        }
         self.blocks = self.blocks.saturating_add(run.count);
         if self.blocks > blocks.end().0 {
             return Err("it has more blocks than the file system");

@@ -48,9 +48,11 @@ pub(super) fn apply(
     for record in of_kind(RecordKind::Descriptor) {
         pass.note_copies(record)?;
     }
+    let lost = pass.targets.iter().filter(|(_, target)| target.lost).map(|(&block, _)| block);
+    let lost = lost.collect();
     let copies = pass.targets.into_iter();
     let blocks = copies.filter_map(|(block, target)| Some((block, target.copy?))).collect();
-    Ok((Replay { blocks }, pass.warnings))
+    Ok((Replay { blocks, lost }, pass.warnings))
 }
 
 /// What the log says about one block of the file system.
@@ -58,8 +60,10 @@ pub(super) fn apply(
 struct Target {
     /// The youngest transaction that revoked it.
     revoked: Option<Tid>,
-    /// The youngest copy that counts.
+    /// The youngest copy that counts; `None` where that one is damaged.
     copy: Option<ReplayedBlock>,
+    /// The youngest copy that counts is damaged.
+    lost: bool,
 }
 
 struct Pass<'a> {
@@ -121,16 +125,18 @@ impl Pass<'_> {
                 if self.format.checks_copies() {
                     self.log.read(block, &mut bytes)?;
                     if !self.format.copy_holds(&tag, record.tid, &bytes) {
-                        let reason = "its checksum does not hold; it is left out";
+                        let reason = "its checksum does not hold; the block is lost";
                         return Err(self.log.corrupt("journal copy of a block", block, reason));
                     }
                 }
                 Ok(ReplayedBlock { volume, escaped: tag.escaped })
             });
             match copy {
-                Ok(copy) => target.copy = Some(copy),
-                // As the kernel: the block keeps what an older transaction gave it.
-                Err(error) => self.warn(error),
+                Ok(copy) => (target.copy, target.lost) = (Some(copy), false),
+                Err(error) => {
+                    (target.copy, target.lost) = (None, true);
+                    self.warn(error);
+                }
             }
         }
         Ok(())

@@ -5,7 +5,10 @@
 //!
 //! SOURCE: Linux `include/linux/jbd2.h` (layouts) and `fs/jbd2/recovery.c` (the three passes).
 
-use alloc::{collections::BTreeMap, vec::Vec};
+use alloc::{
+    collections::{BTreeMap, BTreeSet},
+    vec::Vec,
+};
 
 use self::{log::Log, scan::Scan, superblock::Superblock};
 use crate::{ByteOffset, ByteRange, Error, ReadAt, Result, Warning};
@@ -24,6 +27,7 @@ mod tests;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Replay {
     blocks: BTreeMap<u64, ReplayedBlock>,
+    lost: BTreeSet<u64>,
 }
 
 /// Where the newest committed copy of a block stands.
@@ -42,7 +46,8 @@ impl Replay {
         Self::default()
     }
 
-    /// Returns the journal's copy of the block, or `None` where the block's own place is right.
+    /// Returns the journal's copy of the block, or `None` where the block's own place is right
+    /// or the block is one of [`Replay::lost`].
     pub fn block(&self, fs_block: u64) -> Option<ReplayedBlock> {
         self.blocks.get(&fs_block).copied()
     }
@@ -55,6 +60,12 @@ impl Replay {
     /// Returns the number of blocks that the journal replaces.
     pub fn len(&self) -> usize {
         self.blocks.len()
+    }
+
+    /// Goes through the blocks whose newest copy is damaged, in ascending order: what stands in
+    /// their own place, or in an older copy, is known to be out of date.
+    pub fn lost(&self) -> impl Iterator<Item = u64> {
+        self.lost.iter().copied()
     }
 
     /// Goes through the replaced blocks in ascending order of block numbers.
@@ -83,7 +94,8 @@ pub struct JournalGeometry<'a> {
 /// Call it only where the file system's superblock says `needs_recovery`: the kernel discards the
 /// log of one that does not (`ext4_load_journal`, `jbd2_journal_wipe`). The warnings (1000 at
 /// most) name what was left out: copies and commit blocks that fail their checksums, blocks
-/// beyond the end of the file system.
+/// beyond the end of the file system. A block whose newest copy fails is lost: the kernel leaves
+/// an older state of it in place, and refuses to mount.
 ///
 /// # Errors
 /// [`Error::NotFound`] where no journal superblock stands at the first block;

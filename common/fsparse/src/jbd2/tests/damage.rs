@@ -83,15 +83,30 @@ fn a_commit_block_with_a_stale_rest_commits() {
     }
 }
 
+/// Neither the older copy nor the block's own place will do: both are out of date.
 #[test]
-fn a_copy_whose_checksum_fails_is_left_out() {
+fn a_block_whose_newest_copy_is_damaged_is_lost() {
     for sums in [Sums::V2, Sums::V3] {
         let (mut writer, [_, second]) = two_transactions(Options { sums, ..PLAIN });
         // The second transaction's copy of block 3.
         writer.image[second - 2 * BLOCK + 99] ^= 1;
         let (found, warnings) = run(&writer).unwrap();
-        let expected = [(3, content(1)), (4, content(2)), (5, content(4))];
+        let expected = [(4, content(2)), (5, content(4))];
         assert_eq!((found, warnings.len()), (BTreeMap::from(expected), 1), "{sums:?}");
+        let lost = |writer: &Writer| -> Vec<u64> {
+            let pieces = pieces();
+            let (replay, _) = replay(&Volume(&writer.image), &geometry(&pieces)).unwrap();
+            replay.lost().collect()
+        };
+        assert_eq!(lost(&writer), [3], "{sums:?}");
+        writer.copies(&[(3, content(9))]);
+        writer.commit();
+        assert_eq!(lost(&writer), Vec::<u64>::new(), "a younger copy is sound, {sums:?}");
+        assert_eq!(run(&writer).unwrap().0[&3], content(9));
+        writer.image[second - 2 * BLOCK + 99] ^= 1;
+        writer.revoke(&[3]);
+        writer.commit();
+        assert_eq!(lost(&writer), Vec::<u64>::new());
     }
 }
 
