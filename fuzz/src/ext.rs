@@ -15,6 +15,9 @@ struct Checker {
     dirs: BTreeSet<u64>,
     named: BTreeSet<u64>,
     warnings: usize,
+    names: u64,
+    extents: u64,
+    attribute_bytes: usize,
 }
 
 impl Visitor for Checker {
@@ -33,6 +36,9 @@ impl Visitor for Checker {
         );
         assert!(inode.xattrs.is_sorted_by(|a, b| a.name < b.name), "attributes are not sorted");
         assert!(inode.xattrs.iter().all(|xattr| !xattr.name.is_empty()));
+        let lens = inode.xattrs.iter().map(|xattr| xattr.name.len() + xattr.value.len());
+        self.attribute_bytes += lens.sum::<usize>();
+        self.extents += inode.extents.len() as u64;
         let mut end = 0;
         for extent in &inode.extents {
             assert!(!extent.volume.is_empty(), "an empty extent");
@@ -49,6 +55,7 @@ impl Visitor for Checker {
         assert!(!name.is_empty() && name != b"." && name != b"..", "no name");
         assert!(!name.contains(&0) && !name.contains(&b'/'), "a name with NUL or /");
         self.named.insert(inode.0);
+        self.names += 1;
     }
 
     fn warning(&mut self, _: Warning) {
@@ -86,12 +93,20 @@ fn walk(image: &[u8], journal: Journal) {
         dirs: BTreeSet::new(),
         named: BTreeSet::new(),
         warnings: 0,
+        names: 0,
+        extents: 0,
+        attribute_bytes: 0,
     };
     let summary = ext.walk(&mut checker);
     // The walk's own bound: four times the blocks and inodes, and 4096, a block each.
     let (block, blocks) = (ext.block_size().0, ext.len().0 / ext.block_size().0);
     let size = blocks.min(disk.len().0 / block + 1);
     disk.check(64, (size * 8 + 8192) * block);
+    // Shared structures do not make more of an image than it can hold.
+    assert!(checker.names <= disk.len().0 / 12 + 4096, "{} names", checker.names);
+    assert!(checker.attribute_bytes as u64 <= disk.len().0 + (16 << 20), "bytes of attributes");
+    let most = 3 * (size * (4 + 4 * block / 128) + 8192);
+    assert!(checker.extents <= most, "{} extents", checker.extents);
     if let Ok(summary) = summary {
         assert!(checker.dirs.contains(&summary.root.0), "the root is no directory");
         assert!(!checker.named.contains(&summary.root.0), "the root has a name");

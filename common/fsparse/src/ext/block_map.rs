@@ -44,7 +44,7 @@ pub(super) fn map(reader: &mut Reader<'_>, inode: &RawInode) -> Result<Mapping> 
         while let Some(indirect) = pending.pop()
             && !mapping.hopeless()
         {
-            reader.steps.take()?;
+            reader.steps.take(1)?;
             if let Err(error) = visit(reader, &indirect, &mut mapping, &mut pending) {
                 mapping.damaged(error);
             }

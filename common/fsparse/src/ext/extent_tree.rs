@@ -59,7 +59,7 @@ pub(super) fn map(reader: &mut Reader<'_>, inode: &RawInode) -> Result<Mapping> 
     while let Some(child) = children.pop()
         && !mapping.hopeless()
     {
-        reader.steps.take()?;
+        reader.steps.take(1)?;
         if let Err(error) = visit(reader, inode, &child, &mut mapping, &mut children) {
             mapping.damaged(error);
         }

@@ -3,7 +3,7 @@
 //! SOURCE: Linux `fs/ext4/ext4.h` (`struct ext4_group_desc`), `fs/ext4/super.c`
 //! (`descriptor_loc`, `ext4_group_desc_csum`), `fs/ext4/balloc.c` (`ext4_bg_has_super`).
 
-use alloc::vec::Vec;
+use alloc::{collections::BTreeMap, vec::Vec};
 
 use super::{
     blocks::{Block, Blocks, Cache},
@@ -16,6 +16,11 @@ use crate::{ByteLen, Error, Result, Warning};
 
 const STRUCTURE: &str = "group descriptor";
 const CHECKSUM_AT: usize = 0x1e;
+/// The most warnings that are kept.
+const MAX_WARNINGS: usize = 1000;
+
+/// The groups whose descriptors can be used, by number.
+pub(super) type Groups = BTreeMap<u32, Group>;
 
 /// What the parser needs of a group.
 #[derive(Clone, Copy, Debug)]
@@ -28,23 +33,34 @@ pub(super) struct Group {
     pub(super) inode_bitmap: Block,
 }
 
-/// Reads all descriptors; a damaged one is `None` and a warning.
+/// Reads all descriptors that the volume has; a damaged one is left out with a warning, at most
+/// 1000 of which are kept.
+///
+/// A superblock may claim four thousand million groups: the work and what is kept of it are
+/// bounded by the volume.
 pub(super) fn read_all(
     superblock: &Superblock,
     blocks: &Blocks<'_>,
     warnings: &mut Vec<Warning>,
-) -> Vec<Option<Group>> {
+) -> Groups {
     let mut cache = Cache::nodes(superblock.block_size);
-    let mut groups = Vec::new();
+    let mut groups = Groups::new();
     for number in 0..superblock.groups {
-        let group = read_one(superblock, blocks, &mut cache, number);
-        groups.push(match group {
-            Ok(group) => Some(group),
-            Err(error) => {
-                warnings.push(Warning { inode: None, error });
-                None
+        let place = place(superblock, number);
+        let error = match read_one(superblock, blocks, &mut cache, number, place) {
+            Ok(group) => {
+                groups.insert(number, group);
+                continue;
             }
-        });
+            Err(error) => error,
+        };
+        if warnings.len() < MAX_WARNINGS {
+            warnings.push(Warning { inode: None, error });
+        }
+        if place.block >= blocks.end() {
+            // All that follow lie further on.
+            break;
+        }
     }
     groups
 }
@@ -94,23 +110,35 @@ pub(super) fn descriptor_block(superblock: &Superblock, number: u32) -> Block {
     Block(first_block(superblock, group).saturating_add(skipped))
 }
 
+/// Where a descriptor stands.
+#[derive(Clone, Copy)]
+struct Place {
+    block: Block,
+    /// Bytes into the block.
+    offset: u32,
+}
+
+fn place(superblock: &Superblock, number: u32) -> Place {
+    let size = superblock.descriptor_size;
+    let per_block = superblock.block_size.checked_div(size).unwrap_or(1);
+    let table = number.checked_div(per_block).unwrap_or(0);
+    let index = number.checked_rem(per_block).unwrap_or(0);
+    Place { block: descriptor_block(superblock, table), offset: index.saturating_mul(size) }
+}
+
 fn read_one(
     superblock: &Superblock,
     blocks: &Blocks<'_>,
     cache: &mut Cache,
     number: u32,
+    place: Place,
 ) -> Result<Group> {
-    let size = superblock.descriptor_size;
-    let per_block = superblock.block_size.checked_div(size).unwrap_or(1);
-    let table = number.checked_div(per_block).unwrap_or(0);
-    let block = descriptor_block(superblock, table);
-    let index = number.checked_rem(per_block).unwrap_or(0);
-    let offset = index.saturating_mul(size);
+    let Place { block, offset } = place;
     let at = blocks.offset(block).checked_add(ByteLen(u64::from(offset))).unwrap_or_default();
     let bytes = cache.block(blocks, block);
     let bytes = bytes.map_err(|source| Error::Io { structure: STRUCTURE, source })?;
     let offset = usize::try_from(offset).unwrap_or(usize::MAX);
-    let len = usize::try_from(size).unwrap_or(usize::MAX);
+    let len = usize::try_from(superblock.descriptor_size).unwrap_or(usize::MAX);
     let bytes = Fields::new(STRUCTURE, at, bytes).slice(offset, len)?;
     parse(superblock, number, &Fields::new(STRUCTURE, at, bytes))
 }

@@ -30,7 +30,7 @@ use alloc::vec::Vec;
 
 use self::{
     blocks::{Block, Blocks, Cache},
-    group::Group,
+    group::Groups,
     inode::RawInode,
     mapping::Mapping,
     reader::Reader,
@@ -56,7 +56,7 @@ pub enum Journal {
 pub struct Ext<'a> {
     superblock: Superblock,
     blocks: Blocks<'a>,
-    groups: Vec<Option<Group>>,
+    groups: Groups,
     zones: Zones,
     needs_recovery: bool,
     replayed_blocks: usize,
@@ -159,7 +159,7 @@ impl<'a> Ext<'a> {
             warnings.push(Warning { inode: None, error });
         }
         let groups = group::read_all(&superblock, &blocks, &mut warnings);
-        let zones = Zones::new(&superblock, &groups);
+        let zones = Zones::new(&superblock, &groups, blocks.end());
         let (needs_recovery, replayed_blocks) = (false, 0);
         Self { superblock, blocks, groups, zones, needs_recovery, replayed_blocks, warnings }
     }

@@ -7,7 +7,7 @@ use super::{
     blocks::{Block, Blocks, Cache},
     extent_tree, features,
     fields::Fields,
-    group::Group,
+    group::Groups,
     inode::{FLAG_EXTENTS, RawInode},
     mapping::Mapping,
     superblock::Superblock,
@@ -15,14 +15,27 @@ use super::{
 };
 use crate::{ByteLen, Error, Result};
 
-/// A file system while it is read, with its caches and its count of steps.
+/// The shortest entry of a directory, in bytes: no two entries share a byte.
+const SMALLEST_ENTRY: u64 = 12;
+/// Names above what fits the volume, and bytes of attributes above its length, so that small
+/// volumes need no exact count. Blocks and values of attributes may be shared, and are given for
+/// each inode; together they are a few hundredths of a file system.
+const SPARE_NAMES: u64 = 4096;
+const SPARE_ATTRIBUTES: u64 = 16 << 20;
+
+/// A file system while it is read, with its caches and what is left of its budgets.
 pub(super) struct Reader<'e> {
     pub(super) superblock: &'e Superblock,
     pub(super) blocks: &'e Blocks<'e>,
     pub(super) zones: &'e Zones,
     pub(super) nodes: Cache,
-    pub(super) steps: Steps,
-    groups: &'e [Option<Group>],
+    /// Blocks and inodes that are read, and extents that are given.
+    pub(super) steps: Budget,
+    /// Entries of directories.
+    pub(super) names: Budget,
+    /// Bytes of names and values of attributes.
+    pub(super) attributes: Budget,
+    groups: &'e Groups,
     tables: Cache,
 }
 
@@ -31,15 +44,20 @@ impl<'e> Reader<'e> {
     pub(super) fn new(
         superblock: &'e Superblock,
         blocks: &'e Blocks<'e>,
-        groups: &'e [Option<Group>],
+        groups: &'e Groups,
         zones: &'e Zones,
     ) -> Self {
+        let bytes = blocks.end().0.saturating_mul(u64::from(superblock.block_size));
+        let names = bytes.checked_div(SMALLEST_ENTRY).unwrap_or(0).saturating_add(SPARE_NAMES);
+        let attributes = bytes.saturating_add(SPARE_ATTRIBUTES);
         Self {
             superblock,
             blocks,
             zones,
             nodes: Cache::nodes(superblock.block_size),
-            steps: Steps::of(superblock, blocks),
+            steps: steps(superblock, blocks),
+            names: Budget::new(names, "entries of directories"),
+            attributes: Budget::new(attributes, "bytes of extended attributes"),
             groups,
             tables: Cache::tables(superblock.block_size),
         }
@@ -57,8 +75,7 @@ impl<'e> Reader<'e> {
         let index = index.ok_or_else(|| fields.corrupt("no inode has such a number"))?;
         let group = index.checked_div(sb.inodes_per_group).unwrap_or(0);
         let index = index.checked_rem(sb.inodes_per_group).unwrap_or(0);
-        let group = usize::try_from(group).ok().and_then(|group| self.groups.get(group));
-        let group = group.copied().flatten();
+        let group = self.groups.get(&group);
         let group = group.ok_or_else(|| fields.corrupt("its group's descriptor is damaged"))?;
         let byte = u64::from(index).saturating_mul(u64::from(sb.inode_size));
         let ahead = byte.checked_div(u64::from(sb.block_size)).unwrap_or(0);
@@ -66,7 +83,7 @@ impl<'e> Reader<'e> {
         let within = byte.checked_rem(u64::from(sb.block_size)).unwrap_or(0);
         let at = self.blocks.place(block).checked_add(ByteLen(within)).unwrap_or_default();
         if block < self.blocks.end() {
-            self.steps.take()?;
+            self.steps.take(1)?;
         }
         let bytes = self.tables.block(self.blocks, block);
         let bytes = bytes.map_err(|source| Error::Io { structure, source })?;
@@ -120,7 +137,7 @@ impl Reader<'_> {
                 if bytes.len() >= len {
                     break;
                 }
-                self.steps.take()?;
+                self.steps.take(1)?;
                 let block = Block(run.first.0.saturating_add(ahead));
                 let read = self.nodes.block(self.blocks, block);
                 bytes.extend_from_slice(read.map_err(|source| Error::Io { structure, source })?);
@@ -134,34 +151,41 @@ impl Reader<'_> {
     }
 }
 
-/// The bound on the work: no sound file system needs as much.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Steps {
-    left: u64,
-    limit: u64,
+/// A sound walk visits each inode twice (as name and as directory), its attributes once, each
+/// block of metadata twice, and finds each block of content in one extent.
+fn steps(superblock: &Superblock, blocks: &Blocks<'_>) -> Budget {
+    let bytes = blocks.end().0.saturating_mul(u64::from(superblock.block_size));
+    let inodes = bytes.checked_div(u64::from(superblock.inode_size)).unwrap_or(0);
+    let inodes = inodes.min(u64::from(superblock.inodes));
+    let limit = blocks.end().0.saturating_add(inodes).saturating_mul(4).saturating_add(4096);
+    Budget::new(limit, "blocks and inodes read, and extents found")
 }
 
-impl Steps {
-    /// A sound walk visits each inode twice (as name and as directory), its attributes once, and
-    /// each block of metadata twice.
-    fn of(superblock: &Superblock, blocks: &Blocks<'_>) -> Self {
-        let bytes = blocks.end().0.saturating_mul(u64::from(superblock.block_size));
-        let inodes = bytes.checked_div(u64::from(superblock.inode_size)).unwrap_or(0);
-        let inodes = inodes.min(u64::from(superblock.inodes));
-        let limit = blocks.end().0.saturating_add(inodes).saturating_mul(4).saturating_add(4096);
-        Self { left: limit, limit }
+/// A bound on what a walk costs: no sound file system needs as much.
+///
+/// Damage and malice make structures shared that belong to one owner: thousands of directories
+/// of the same blocks, of which each name is given again, thousands of files of the same tree.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Budget {
+    left: u64,
+    limit: u64,
+    unit: &'static str,
+}
+
+impl Budget {
+    fn new(limit: u64, unit: &'static str) -> Self {
+        Self { left: limit, limit, unit }
     }
 
-    /// Counts a block or an inode that is about to be read.
+    /// Takes as much of it, before a block or an inode is read and after other things are found.
     ///
     /// # Errors
-    /// `Limit` where the bound is reached.
-    pub(super) fn take(&mut self) -> Result<()> {
+    /// `Limit` where there is not as much left.
+    pub(super) fn take(&mut self, count: u64) -> Result<()> {
         let structure = "ext file system";
         let at = super::superblock::AT;
-        let limit =
-            Error::Limit { structure, at, limit: self.limit, unit: "blocks and inodes read" };
-        self.left = self.left.checked_sub(1).ok_or(limit)?;
+        let limit = Error::Limit { structure, at, limit: self.limit, unit: self.unit };
+        self.left = self.left.checked_sub(count).ok_or(limit)?;
         Ok(())
     }
 }

@@ -6,13 +6,13 @@ use super::{
     Ext, content,
     dir::{Entries, Rules},
     features,
-    fields::Fields,
+    fields::{Fields, byte_len},
     inode::{FLAG_EA_INODE, FLAG_INDEX, FLAG_INLINE, RawInode},
     mapping::Run,
     reader::Reader,
     xattr,
 };
-use crate::{Error, FileType, InodeNumber, Result, Visitor, WalkSummary, Warning};
+use crate::{Error, ExtentKind, FileType, InodeNumber, Result, Visitor, WalkSummary, Warning};
 
 const ROOT: u32 = 2;
 /// Names of a directory that are held at once: their inodes are read in order of numbers.
@@ -106,7 +106,12 @@ impl Walker<'_, '_> {
             return Err(raw.block_map().corrupt("it holds an attribute's value and has a name"));
         }
         let attributes = xattr::read(&mut self.reader, &raw, bytes)?;
+        // Inodes may share trees and attributes, which cost little to read again and much to keep.
+        let lens = attributes.list.iter().map(|xattr| [xattr.name.len(), xattr.value.len()]);
+        self.reader.attributes.take(byte_len(lens.flatten().sum()).0)?;
         let inode = content::complete(&mut self.reader, &raw, &attributes)?;
+        let places = inode.extents.iter().filter(|extent| extent.kind != ExtentKind::Inline);
+        self.reader.steps.take(u64::try_from(places.count()).unwrap_or(u64::MAX))?;
         for error in attributes.damage {
             self.warn(Some(raw.id()), error);
         }
@@ -139,7 +144,7 @@ impl Walker<'_, '_> {
         // The damage of other attributes was told when the inode was given.
         let attributes = xattr::read(&mut self.reader, raw, bytes)?;
         for piece in content::inline_directory(raw, bytes, &attributes)? {
-            self.entries(raw.number, Ok(Entries::of_inline(piece.at, piece.bytes)));
+            self.entries(raw.number, Ok(Entries::of_inline(piece.at, piece.bytes)))?;
         }
         Ok(())
     }
@@ -175,17 +180,18 @@ impl Walker<'_, '_> {
 
     fn block_run(&mut self, raw: &RawInode, rules: Rules, run: Run) -> Result<()> {
         for ahead in 0..run.count {
-            self.reader.steps.take()?;
+            self.reader.steps.take(1)?;
             let block = super::blocks::Block(run.first.0.saturating_add(ahead));
             let at = self.reader.blocks.place(block);
             let structure = "directory block";
             let bytes = self.reader.nodes.block(self.reader.blocks, block);
             let bytes = bytes.map_err(|source| Error::Io { structure, source });
             let entries = bytes.and_then(|bytes| Entries::of_block(rules, at, bytes));
-            let damage = self.batch.take(raw.number, at, entries);
+            let (count, damage) = self.batch.take(raw.number, at, entries);
             for error in damage {
                 self.warn(Some(raw.id()), error);
             }
+            self.reader.names.take(count)?;
             if self.batch.entries.len() >= BATCH {
                 self.flush(raw.number)?;
             }
@@ -193,11 +199,13 @@ impl Walker<'_, '_> {
         Ok(())
     }
 
-    fn entries(&mut self, directory: u32, entries: Result<Entries<'_>>) {
+    fn entries(&mut self, directory: u32, entries: Result<Entries<'_>>) -> Result<()> {
         let at = super::superblock::AT;
-        for error in self.batch.take(directory, at, entries) {
+        let (count, damage) = self.batch.take(directory, at, entries);
+        for error in damage {
             self.warn(Some(id(directory)), error);
         }
+        self.reader.names.take(count)
     }
 
     /// Gives the names of the batch, and the inodes that no earlier name led to.
@@ -250,18 +258,20 @@ impl Walker<'_, '_> {
 }
 
 impl Batch {
-    /// Takes the entries of one piece of a directory and returns what was wrong with it.
+    /// Takes the entries of one piece of a directory, and returns how many names it took and what
+    /// was wrong with the piece.
     fn take(
         &mut self,
         directory: u32,
         at: crate::ByteOffset,
         entries: Result<Entries<'_>>,
-    ) -> Vec<Error> {
+    ) -> (u64, Vec<Error>) {
         let fields = Fields::new("directory", at, &[]);
+        let before = self.entries.len();
         let mut damage = Vec::new();
         let entries = match entries {
             Ok(entries) => entries,
-            Err(error) => return alloc::vec![error],
+            Err(error) => return (0, alloc::vec![error]),
         };
         for entry in entries {
             let entry = match entry {
@@ -287,7 +297,7 @@ impl Batch {
                 }
             }
         }
-        damage
+        (byte_len(self.entries.len().saturating_sub(before)).0, damage)
     }
 }
 

@@ -70,7 +70,7 @@ pub(super) fn read(reader: &mut Reader<'_>, inode: &RawInode, bytes: &[u8]) -> R
         attributes.damage.push(error);
     }
     if inode.xattr_block != 0 {
-        reader.steps.take()?;
+        reader.steps.take(1)?;
         if let Err(error) = in_block(reader, inode, &mut attributes, &mut large) {
             attributes.damage.push(error);
         }

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use super::{
     blocks::Block,
-    group::{self, Group},
+    group::{self, Groups},
     superblock::Superblock,
 };
 
@@ -17,26 +17,30 @@ pub(super) struct Zones {
 }
 
 impl Zones {
-    /// Collects the blocks of superblocks, descriptors, bitmaps and inode tables.
-    pub(super) fn new(superblock: &Superblock, groups: &[Option<Group>]) -> Self {
+    /// Collects the blocks of superblocks, descriptors, bitmaps and inode tables that lie before
+    /// `end`, which bounds them.
+    pub(super) fn new(superblock: &Superblock, groups: &Groups, end: Block) -> Self {
         let per_block = superblock.block_size.checked_div(superblock.descriptor_size).unwrap_or(1);
         let tables = superblock.groups.div_ceil(per_block);
         let table_bytes = superblock.inodes_per_group.saturating_mul(superblock.inode_size);
         let table_blocks = u64::from(table_bytes.div_ceil(superblock.block_size));
         let mut ranges = alloc::vec![(0, superblock.own_block().saturating_add(1))];
         ranges.push((0, u64::from(superblock.first_data_block)));
-        for number in 0..tables {
-            ranges.push((group::descriptor_block(superblock, number).0, 1));
-        }
-        for (number, group) in (0..).zip(groups) {
+        let tables = (0..tables).map(|number| group::descriptor_block(superblock, number));
+        ranges.extend(tables.take_while(|&block| block < end).map(|block| (block.0, 1)));
+        for number in 0..superblock.groups {
+            let first = group::first_block(superblock, number);
+            if first >= end.0 {
+                break;
+            }
             if group::has_superblock(superblock, number) {
-                ranges.push((group::first_block(superblock, number), 1));
+                ranges.push((first, 1));
             }
-            if let Some(group) = group {
-                ranges.push((group.block_bitmap.0, 1));
-                ranges.push((group.inode_bitmap.0, 1));
-                ranges.push((group.inode_table.0, table_blocks));
-            }
+        }
+        for group in groups.values() {
+            ranges.push((group.block_bitmap.0, 1));
+            ranges.push((group.inode_bitmap.0, 1));
+            ranges.push((group.inode_table.0, table_blocks));
         }
         Self::of(ranges)
     }
