@@ -31,14 +31,14 @@ use alloc::vec::Vec;
 use self::{
     blocks::{Block, Blocks, Cache},
     group::Groups,
-    inode::RawInode,
+    inode::{FLAG_INLINE, RawInode},
     mapping::Mapping,
     reader::Reader,
     superblock::Superblock,
     zones::Zones,
 };
 use crate::{
-    ByteLen, ByteRange, Error, ReadAt, Result, Visitor, WalkSummary, Warning,
+    ByteLen, ByteRange, Error, FileType, ReadAt, Result, Visitor, WalkSummary, Warning,
     jbd2::{self, JournalGeometry, Replay},
 };
 
@@ -186,6 +186,9 @@ impl<'a> Ext<'a> {
         }
         let mut reader = self.reader();
         let inode = reader.inode(self.superblock.journal_inode, &mut Vec::new())?;
+        if inode.file_type != FileType::File || inode.has(FLAG_INLINE) {
+            return Err(inode.block_map().corrupt("the journal is no file with blocks"));
+        }
         let mapping = reader.map(&inode)?;
         Ok((inode, mapping))
     }
@@ -215,9 +218,13 @@ impl<'a> Ext<'a> {
 
     fn replay(&self, volume: &dyn ReadAt) -> Result<(Replay, Vec<Warning>)> {
         let ranges = self.journal_ranges()?;
+        let block_size = self.superblock.block_size;
+        let on_volume = volume.len().0.checked_div(u64::from(block_size)).unwrap_or(0);
         let geometry = JournalGeometry {
-            block_size: self.superblock.block_size,
-            fs_blocks: self.superblock.blocks,
+            block_size,
+            // A file system that was made longer while mounted has its new length, and blocks
+            // beyond the old one, in the journal alone.
+            fs_blocks: self.superblock.blocks.max(on_volume),
             blocks: &ranges,
             fs_uuid: self.superblock.uuid,
         };
