@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use super::{
     features,
-    inode::{BLOCK_MAP_AT, BLOCK_MAP_LEN, FLAG_ENCRYPT, FLAG_EXTENTS, FLAG_INLINE, RawInode},
+    inode::{BLOCK_MAP_AT, BLOCK_MAP_LEN, FLAG_EXTENTS, FLAG_INLINE, RawInode},
     mapping::{self, Mapping},
     reader::Reader,
     xattr::{Attributes, place},
@@ -118,7 +118,7 @@ fn symlink(
         inode.extents = mapping.extents(reader.blocks);
         reader.content(raw, &mapping, len)?
     };
-    if target.contains(&0) && !raw.has(FLAG_ENCRYPT) {
+    if target.contains(&0) {
         return Err(raw.block_map().corrupt("a symbolic link's target holds a NUL"));
     }
     inode.target = Some(target);

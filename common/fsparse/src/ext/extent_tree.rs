@@ -1,6 +1,7 @@
 //! Extent trees.
 //!
-//! SOURCE: Linux `fs/ext4/ext4_extents.h` (layout), `fs/ext4/extents.c` (`__ext4_ext_check`).
+//! SOURCE: Linux `fs/ext4/ext4_extents.h` (layout), `fs/ext4/extents.c` (`__ext4_ext_check`,
+//! `ext4_valid_extent_entries`).
 
 use alloc::vec::Vec;
 
@@ -35,9 +36,14 @@ struct Node {
     entries: Vec<Entry>,
 }
 
+/// The first block of content that no tree can have.
+const END: u64 = 1 << 32;
+
 /// A child to be visited, with what its parent says of it.
 struct Child {
     logical: u32,
+    /// Where the content of the next child begins.
+    end: u64,
     block: Block,
     depth: u16,
 }
@@ -52,7 +58,7 @@ pub(super) fn map(reader: &mut Reader<'_>, inode: &RawInode) -> Result<Mapping> 
     match parse(&inode.block_map()) {
         Ok(root) => {
             let fields = inode.block_map();
-            take(reader.blocks, reader.zones, &fields, root, &mut mapping, &mut children);
+            take(reader.blocks, reader.zones, &fields, root, END, &mut mapping, &mut children);
         }
         Err(error) => mapping.damaged(error),
     }
@@ -90,13 +96,13 @@ fn visit(
         return Err(fields.corrupt("its depth is not what its parent says"));
     }
     match node.entries.first() {
-        Some(first) if first.logical < child.logical => {
-            return Err(fields.corrupt("it starts before its parent's entry"));
+        Some(first) if first.logical != child.logical => {
+            return Err(fields.corrupt("it starts elsewhere than its parent says"));
         }
         None if node.depth > 0 => return Err(fields.corrupt("an inner node without children")),
         _ => {}
     }
-    take(reader.blocks, reader.zones, &fields, node, mapping, children);
+    take(reader.blocks, reader.zones, &fields, node, child.end, mapping, children);
     Ok(())
 }
 
@@ -106,12 +112,19 @@ fn take(
     zones: &Zones,
     fields: &Fields<'_>,
     node: Node,
+    end: u64,
     mapping: &mut Mapping,
     children: &mut Vec<Child>,
 ) {
     if let Some(depth) = node.depth.checked_sub(1) {
-        let inner = node.entries.iter().rev();
-        children.extend(inner.map(|e| Child { logical: e.logical, block: e.block, depth }));
+        let starts = node.entries.iter().map(|entry| u64::from(entry.logical));
+        let mut ends: Vec<u64> = starts.skip(1).chain([end]).collect();
+        children.extend(node.entries.iter().rev().map(|entry| Child {
+            logical: entry.logical,
+            end: ends.pop().unwrap_or(end),
+            block: entry.block,
+            depth,
+        }));
         return;
     }
     for entry in &node.entries {
@@ -125,6 +138,7 @@ fn take(
         };
         let result = match count {
             0 => Err("an empty extent"),
+            _ if run.logical_end() > end => Err("it reaches into another node's content"),
             _ => mapping.push(run, blocks, zones),
         };
         if let Err(reason) = result {

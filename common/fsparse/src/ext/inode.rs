@@ -52,6 +52,10 @@ pub(super) struct RawInode {
     pub(super) generation: u32,
     pub(super) flags: u32,
     pub(super) project: u32,
+    /// `i_atime`, where an inode that holds an attribute's value has the value's checksum.
+    pub(super) value_checksum: u32,
+    /// `i_mtime`, where such an inode made by Lustre has the number of its only user.
+    pub(super) value_user: u32,
     /// Space taken, in 512-byte sectors, the block of attributes with it.
     pub(super) sectors: u64,
     /// The block of extended attributes, 0 where there is none.
@@ -80,7 +84,8 @@ impl RawInode {
         let declared = extra_size(&fields)?;
         let generation = fields.u32(0x64)?;
         let seed = superblock.seed.of(&number.to_le_bytes()).of(&generation.to_le_bytes());
-        if superblock.features.has(features::METADATA_CSUM) {
+        // `ext4_inode_csum_verify` looks at the creator, too.
+        if superblock.features.has(features::METADATA_CSUM) && superblock.linux {
             check_checksum(&fields, seed, declared)?;
         }
         let nlink = u32::from(fields.u16(0x1a)?);
@@ -95,7 +100,8 @@ impl RawInode {
         if flags & FLAG_INLINE != 0 && !superblock.features.has(features::INLINE_DATA) {
             return Err(fields.corrupt("inline data, which the superblock does not allow"));
         }
-        let xattrs_at = extra.end.min(fields.len());
+        // Behind undeclared fields it looks for no attributes.
+        let xattrs_at = if declared == 0 { fields.len() } else { extra.end.min(fields.len()) };
         Ok(Self {
             number,
             at,
@@ -117,6 +123,8 @@ impl RawInode {
                 true => extra.u32(0x9c)?.unwrap_or(0),
                 false => 0,
             },
+            value_checksum: fields.u32(8)?,
+            value_user: fields.u32(0x10)?,
             sectors: sectors(superblock, &fields, flags)?,
             xattr_block: xattr_block(superblock, &fields)?,
             block_map: fields.array(BLOCK_MAP_AT)?,

@@ -16,6 +16,7 @@ pub(super) const LEN: usize = 1024;
 
 const MAGIC: u16 = 0xef53;
 const CRC32C_TYPE: u8 = 1;
+const CREATOR_LINUX: u32 = 0;
 const CREATOR_HURD: u32 = 1;
 /// 64 KiB blocks: the largest that the format knows.
 const MAX_LOG_BLOCK_SIZE: u32 = 6;
@@ -63,6 +64,8 @@ pub(super) struct Superblock {
     pub(super) seed: Crc32c,
     /// The journal's inode, 0 where there is none.
     pub(super) journal_inode: u32,
+    /// Made by Linux; in the others' file systems inodes have no checksums.
+    pub(super) linux: bool,
     /// Made by the Hurd, whose inodes use some fields otherwise.
     pub(super) hurd: bool,
 }
@@ -115,6 +118,7 @@ impl Superblock {
             label: fields.array(0x78)?,
             seed,
             journal_inode: fields.u32(0xe0)?,
+            linux: fields.u32(0x48)? == CREATOR_LINUX,
             hurd: fields.u32(0x48)? == CREATOR_HURD,
         };
         superblock.check_inodes(&fields)?;

@@ -7,7 +7,7 @@ use super::{
     dir::{Entries, Rules},
     features,
     fields::{Fields, byte_len},
-    inode::{FLAG_EA_INODE, FLAG_INDEX, FLAG_INLINE, RawInode},
+    inode::{FLAG_EA_INODE, FLAG_ENCRYPT, FLAG_INDEX, FLAG_INLINE, RawInode},
     mapping::Run,
     reader::Reader,
     xattr,
@@ -105,6 +105,11 @@ impl Walker<'_, '_> {
         if raw.has(FLAG_EA_INODE) {
             return Err(raw.block_map().corrupt("it holds an attribute's value and has a name"));
         }
+        // What stands there is no content and no target, and must not pass for one. A directory
+        // is itself no secret: it is told when it is listed.
+        if raw.has(FLAG_ENCRYPT) && matches!(raw.file_type, FileType::File | FileType::Symlink) {
+            return Err(encrypted(&raw));
+        }
         let attributes = xattr::read(&mut self.reader, &raw, bytes)?;
         // Inodes may share trees and attributes, which cost little to read again and much to keep.
         let lens = attributes.list.iter().map(|xattr| [xattr.name.len(), xattr.value.len()]);
@@ -131,9 +136,14 @@ impl Walker<'_, '_> {
     fn directory(&mut self, number: u32) -> Result<()> {
         let mut bytes = core::mem::take(&mut self.scratch);
         let raw = self.reader.inode(number, &mut bytes);
-        let listed = raw.and_then(|raw| match raw.has(FLAG_INLINE) {
-            true => self.inline_directory(&raw, &bytes),
-            false => self.block_directory(&raw),
+        let listed = raw.and_then(|raw| {
+            if raw.has(FLAG_ENCRYPT) {
+                return Err(encrypted(&raw));
+            }
+            match raw.has(FLAG_INLINE) {
+                true => self.inline_directory(&raw, &bytes),
+                false => self.block_directory(&raw),
+            }
         });
         self.scratch = bytes;
         listed?;
@@ -303,6 +313,15 @@ impl Batch {
 
 fn hole(raw: &RawInode) -> Error {
     raw.block_map().corrupt("a part of the directory is missing")
+}
+
+fn encrypted(raw: &RawInode) -> Error {
+    let feature = match raw.file_type {
+        FileType::Dir => "the key of an encrypted directory",
+        FileType::Symlink => "the key of an encrypted symbolic link",
+        _ => "the key of an encrypted file",
+    };
+    Error::Unsupported { structure: "inode", at: raw.at, feature }
 }
 
 fn corrupt(reason: &'static str) -> Error {

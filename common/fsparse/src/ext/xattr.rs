@@ -78,7 +78,7 @@ pub(super) fn read(reader: &mut Reader<'_>, inode: &RawInode, bytes: &[u8]) -> R
     let mut total = 0u64;
     for (name, number, len) in large {
         total = total.saturating_add(u64::from(len));
-        match large_value(reader, number, len, total) {
+        match large_value(reader, inode, number, len, total) {
             Ok(value) => attributes.list.push(Xattr { name, value }),
             Err(error @ Error::Limit { .. }) => return Err(error),
             Err(error) => attributes.damage.push(error),
@@ -197,16 +197,16 @@ fn take(
     large: &mut Vec<Large>,
 ) -> Result<()> {
     let prefix: &[u8] = match stored.index {
-        0 => b"",
         1 => b"user.",
         INDEX_ACL_ACCESS => b"system.posix_acl_access",
         INDEX_ACL_DEFAULT => b"system.posix_acl_default",
         4 => b"trusted.",
         6 => b"security.",
-        8 => b"system.richacl",
         10 => b"gnu.",
         // The VFS shows neither.
         INDEX_SYSTEM | INDEX_ENCRYPTION => return Ok(()),
+        // Nor the others, for which Linux has no handler: names without a prefix (0), Lustre's
+        // (5), rich ACLs (8).
         _ => {
             attributes.damage.push(fields.unsupported("an unknown name index"));
             return Ok(());
@@ -235,8 +235,16 @@ fn take(
     Ok(())
 }
 
-/// Reads a value that is the content of an inode (feature ea_inode).
-fn large_value(reader: &mut Reader<'_>, number: u32, len: u32, total: u64) -> Result<Vec<u8>> {
+/// Reads a value of `owner` that is the content of an inode (feature ea_inode).
+///
+/// SOURCE: Linux `fs/ext4/xattr.c` (`ext4_xattr_inode_get`, `ext4_xattr_inode_iget`).
+fn large_value(
+    reader: &mut Reader<'_>,
+    owner: &RawInode,
+    number: u32,
+    len: u32,
+    total: u64,
+) -> Result<Vec<u8>> {
     let mut scratch = Vec::new();
     let inode = reader.inode(number, &mut scratch)?;
     let fields = Fields::new("inode of an extended attribute", inode.at, &[]);
@@ -250,7 +258,13 @@ fn large_value(reader: &mut Reader<'_>, number: u32, len: u32, total: u64) -> Re
         return Err(fields.corrupt("its size is not the value's"));
     }
     let mapping = reader.map(&inode)?;
-    reader.content(&inode, &mapping, usize::try_from(len).unwrap_or(usize::MAX))
+    let value = reader.content(&inode, &mapping, usize::try_from(len).unwrap_or(usize::MAX))?;
+    // Lustre wrote no checksum; its inodes name the one inode that they belong to.
+    let of_lustre = inode.value_user == owner.number && inode.generation == owner.generation;
+    if reader.superblock.seed.of(&value).0 != inode.value_checksum && !of_lustre {
+        return Err(fields.corrupt("wrong checksum of the value"));
+    }
+    Ok(value)
 }
 
 /// Returns where in the volume the byte `within` an inode stands.
