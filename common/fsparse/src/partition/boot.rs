@@ -98,7 +98,7 @@ fn are_sound(entries: &[Entry; 4], disk: ByteLen) -> bool {
 ///
 /// Sources: Microsoft, "FAT32 File System Specification" 1.03 (BPB) and "exFAT file system
 /// specification" 3.1; NTFS and BitLocker by the name at byte 3.
-fn has_boot_parameters(sector: &[u8; mbr::SECTOR_BYTES]) -> bool {
+pub(super) fn has_boot_parameters(sector: &[u8; mbr::SECTOR_BYTES]) -> bool {
     match sector.get(3..11) {
         Some(b"NTFS    " | b"-FVE-FS-") => true,
         // MustBeZero: where the parameters of FAT would stand.

@@ -10,7 +10,7 @@ use alloc::{collections::BTreeSet, vec::Vec};
 use super::{Partition, PartitionType, boot, field, le32};
 use crate::{ByteLen, ByteOffset, ByteRange, Error, ReadAt};
 
-/// The sector that MBR tables count in.
+/// The sector that MBR tables are read in at first; see `unit` for the other.
 pub(super) const SECTOR: ByteLen = ByteLen(512);
 /// The same, as the size of a buffer.
 pub(super) const SECTOR_BYTES: usize = 512;
@@ -59,12 +59,20 @@ impl Entry {
         self.len.0 == 0
     }
 
-    fn is_extended(&self) -> bool {
+    /// Returns the entry as it is where it counts in sectors of that size.
+    pub(super) fn in_sectors_of(self, unit: ByteLen) -> Self {
+        let times = unit.0.checked_div(SECTOR.0).unwrap_or(1);
+        let scaled = |len: ByteLen| ByteLen(len.0.saturating_mul(times));
+        Self { start: scaled(self.start), len: scaled(self.len), ..self }
+    }
+
+    /// Tells whether it is the frame around logical partitions.
+    pub(super) fn is_extended(&self) -> bool {
         !self.is_unused() && EXTENDED_TYPES.contains(&self.type_byte)
     }
 
     /// Returns the entry's bytes where it counts from `base`.
-    fn range(&self, base: ByteOffset) -> Option<ByteRange> {
+    pub(super) fn range(&self, base: ByteOffset) -> Option<ByteRange> {
         ByteRange::new(base.checked_add(self.start)?, self.len)
     }
 
@@ -94,14 +102,16 @@ pub(super) fn disk_signature(sector: &[u8; SECTOR_BYTES]) -> Option<u32> {
 
 /// Lists primary and logical partitions in the order and with the numbers of Linux.
 ///
-/// Their ranges are what the table says, not yet compared with the disk.
+/// Their ranges are what the table says in sectors of `unit`, not yet compared with the disk.
 pub(super) fn partitions(
     disk: &dyn ReadAt,
     entries: &[Entry; 4],
+    unit: ByteLen,
     warnings: &mut Vec<Error>,
 ) -> Vec<Partition> {
     let mut chain = Chain {
         disk,
+        unit,
         found: Vec::new(),
         next_number: FIRST_LOGICAL,
         visited: BTreeSet::new(),
@@ -109,6 +119,7 @@ pub(super) fn partitions(
     };
     let mut primary = Vec::new();
     for (entry, number) in entries.iter().zip(1..) {
+        let entry = entry.in_sectors_of(unit);
         let Some(range) = entry.range(ByteOffset(0)) else { continue };
         if entry.is_extended() {
             if let Err(error) = chain.follow(range) {
@@ -125,6 +136,7 @@ pub(super) fn partitions(
 /// The walk over extended boot records.
 struct Chain<'a> {
     disk: &'a dyn ReadAt,
+    unit: ByteLen,
     found: Vec<Partition>,
     next_number: u32,
     visited: BTreeSet<ByteOffset>,
@@ -163,6 +175,7 @@ impl Chain<'_> {
             return Err(corrupt("it does not end in 55 AA"));
         }
         let entries = entries(&sector).ok_or(corrupt("its entries cannot be read"))?;
+        let entries = entries.map(|entry| entry.in_sectors_of(self.unit));
         for (entry, slot) in entries.iter().zip(0_u8..) {
             if entry.is_unused() || entry.is_extended() {
                 continue;

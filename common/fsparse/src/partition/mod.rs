@@ -12,9 +12,9 @@
 //!   there the backup header is used where the primary is bad, and a header whose usable area
 //!   reaches beyond the disk is accepted, because a truncated image must still show its files.
 //!   The logical sector size (512 or 4096) is found by where the header stands.
-//! - MBR: Linux `block/partitions/msdos.c`, in sectors of 512 bytes. (An MBR of a disk with
-//!   4096-byte logical sectors cannot be told from one with 512, so its ranges come out wrong.)
-//!   An extended partition is no volume and is left out; BSD, Solaris and Minix tables inside a
+//! - MBR: Linux `block/partitions/msdos.c`, which counts in the sectors of the device; here in
+//!   sectors of 512 bytes, or of 4096 where only those lead to something known (`unit`). An
+//!   extended partition is no volume and is left out; BSD, Solaris and Minix tables inside a
 //!   partition are not read.
 //! - A sector that ends in 55 AA is often the boot sector of a file system instead: boot
 //!   indicators other than 00 and 80, a table without entries, and FAT, exFAT, NTFS or BitLocker
@@ -23,6 +23,7 @@
 mod boot;
 mod gpt;
 mod mbr;
+mod unit;
 
 use alloc::{format, string::String, vec::Vec};
 use core::fmt;
@@ -34,7 +35,7 @@ use crate::{ByteLen, ByteOffset, ByteRange, Error, ReadAt};
 pub enum TableKind {
     /// No table, or none that can be used: the disk may be one volume.
     None,
-    /// A table in the master boot record, in sectors of 512 bytes.
+    /// A table in the master boot record, in sectors of 512 or 4096 bytes.
     Mbr,
     /// A GUID partition table.
     Gpt {
@@ -187,7 +188,8 @@ fn read_mbr(
     entries: &[mbr::Entry; 4],
     table: &mut PartitionTable,
 ) {
-    let found = mbr::partitions(disk, entries, &mut table.warnings);
+    let unit = unit::of(disk, entries);
+    let found = mbr::partitions(disk, entries, unit, &mut table.warnings);
     table.partitions = settle(found, disk.len(), &mut table.warnings);
     if !table.partitions.is_empty() {
         table.kind = TableKind::Mbr;

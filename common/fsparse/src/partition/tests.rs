@@ -116,6 +116,52 @@ fn a_long_chain_is_bounded() {
     }
 }
 
+/// 1024 sectors of `unit` bytes: a primary partition and a logical one. The marks of what they
+/// hold are not written.
+fn mbr_in_sectors_of(unit: usize) -> Disk {
+    let times = unit / 512;
+    let mut disk = Disk::zeros(1024 * times);
+    mbr_entry(&mut disk, 0, 0, 0x83, 16..128);
+    mbr_entry(&mut disk, 0, 1, 0x05, 128..1024);
+    sign(&mut disk, 0);
+    mbr_entry(&mut disk, 128 * times, 0, 0x82, 16..64);
+    mbr_entry(&mut disk, 128 * times, 1, 0x05, 400..600);
+    sign(&mut disk, 128 * times);
+    mbr_entry(&mut disk, 528 * times, 0, 0x07, 8..100);
+    sign(&mut disk, 528 * times);
+    disk
+}
+
+#[test]
+fn reads_mbr_with_both_sector_sizes() {
+    for unit in [512, 4096] {
+        let table = read(&mbr_in_sectors_of(unit));
+        assert_eq!(table.kind, TableKind::Mbr);
+        let expected = [(1, 16, 112), (5, 144, 48), (6, 536, 92)];
+        assert_eq!(sectors(&table, unit as u64), expected, "{unit}");
+        assert_eq!(table.warnings, []);
+    }
+}
+
+#[test]
+fn sectors_of_an_mbr_are_512_bytes_unless_only_4096_lead_to_something() {
+    let primary = |marks: &[usize], end: u32| {
+        let mut disk = Disk::zeros(8192);
+        mbr_entry(&mut disk, 0, 2, 0x83, 16..end);
+        sign(&mut disk, 0);
+        for at in marks {
+            disk.bytes[at + 1080..at + 1082].copy_from_slice(&[0x53, 0xef]);
+        }
+        let table = read(&disk);
+        table.partitions.first().map(|p| p.range.start().0)
+    };
+    let (small, large) = (16 * 512, 16 * 4096);
+    assert_eq!(primary(&[large], 1024), Some(large as u64));
+    assert_eq!(primary(&[], 1024), Some(small as u64), "nothing is known there");
+    assert_eq!(primary(&[small, large], 1024), Some(small as u64), "both lead to something");
+    assert_eq!(primary(&[large], 1025), Some(small as u64), "it would leave the disk");
+}
+
 #[test]
 fn reads_gpt_with_both_sector_sizes() {
     for sector in [512, 4096] {
