@@ -192,9 +192,19 @@ fn has_libclang() -> bool {
     versions.chain(fixed.iter().map(|dir| Path::new(dir).to_owned())).any(|dir| {
         fs::read_dir(dir).into_iter().flatten().flatten().any(|entry| {
             let name = entry.file_name();
-            let name = name.to_string_lossy();
-            name == "libclang.so" || name.starts_with("libclang-") && name.contains(".so")
+            is_libclang(&name.to_string_lossy())
         })
+    })
+}
+
+/// Tells whether a file of that name is what bindgen loads: `libclang.so`, `libclang.so.N`,
+/// `libclang-N.so`, `libclang-N.so.M`. The C++ library `libclang-cpp.so.N` is another one.
+///
+/// SOURCE: crate clang-sys, `build/common.rs` and `build/dynamic.rs`.
+fn is_libclang(name: &str) -> bool {
+    name.strip_prefix("libclang").is_some_and(|rest| {
+        let versioned = rest.starts_with('-') && rest.contains(".so");
+        !rest.starts_with("-cpp") && (rest.starts_with(".so") || versioned)
     })
 }
 
@@ -299,7 +309,7 @@ fn install_blake3(env: &BuildEnv) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{For, Purpose, version_number};
+    use super::{For, Purpose, is_libclang, version_number};
 
     #[test]
     fn versions_compare_by_number_not_by_text() {
@@ -307,6 +317,16 @@ mod tests {
         assert!(version_number("1.88.0") >= version_number("1.88"));
         assert!(version_number("1.87.0-nightly") < version_number("1.88"));
         assert!(version_number("") < version_number("1.88"));
+    }
+
+    #[test]
+    fn the_cpp_library_is_not_libclang() {
+        for name in ["libclang.so", "libclang.so.1", "libclang-14.so", "libclang-14.so.14.0.6"] {
+            assert!(is_libclang(name), "{name}");
+        }
+        for name in ["libclang-cpp.so.14", "libclang-cpp.so", "libclangd.a", "libclang.a"] {
+            assert!(!is_libclang(name), "{name}");
+        }
     }
 
     #[test]
