@@ -2,20 +2,22 @@
 //!
 //! It holds nothing that packs, receipts and LOG do not imply. Batches go to RocksDB's log, which
 //! is not synced: what a power cut takes from its end lies behind the packs' watermarks and is
-//! scanned again. All rows stand in one column family, so that no batch survives in part.
+//! scanned again. All rows stand in one column family, so that no batch survives in part. That
+//! nothing is taken from its midst is checked at each opening; see [`wal`].
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use rocksdb::{
     BlockBasedOptions, Cache, DB, DBCompressionType, DBRecoveryMode, Direction, IteratorMode,
-    LogLevel, Options, ReadOptions, WriteBatch,
+    LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 use umbra_store::{
     Batch, Error, Index, IndexFormat, IndexOpener, Key, Location, LogMark, PackId, PackRow, Result,
 };
 
 mod rows;
+mod wal;
 
 /// Memory for blocks, with their bloom filters and indexes, in bytes.
 const CACHE_BYTES: usize = 64 << 20;
@@ -50,8 +52,22 @@ impl RocksIndexOpener {
     }
 }
 
+impl RocksIndexOpener {
+    /// Refuses what RocksDB would take: a way out of the store, a log with a hole.
+    fn check(&self) -> Result<()> {
+        // Root may open a store that is somebody else's.
+        let found = std::fs::symlink_metadata(&self.dir);
+        if found.is_ok_and(|found| found.is_symlink()) {
+            let reason = "it is a symlink";
+            return Err(Error::Corrupt { what: "the index", path: "index".into(), at: 0, reason });
+        }
+        wal::check(&self.dir)
+    }
+}
+
 impl IndexOpener for RocksIndexOpener {
     fn open(&self) -> Result<Box<dyn Index>> {
+        self.check()?;
         let mut options = options();
         options.create_if_missing(true);
         options.set_max_open_files(MAX_OPEN_FILES);
@@ -60,6 +76,7 @@ impl IndexOpener for RocksIndexOpener {
     }
 
     fn open_read_only(&self) -> Result<Box<dyn Index>> {
+        self.check()?;
         let mut options = options();
         // All tables are opened at once: the owner may delete them while we read.
         options.set_max_open_files(-1);
@@ -157,7 +174,10 @@ impl Index for RocksIndex {
         let mut batch = WriteBatch::default();
         batch.delete_range([0u8].as_slice(), [0xff_u8].as_slice());
         batch.put(rows::FORMAT_KEY, rows::encode_format(format));
-        self.db.write(batch).map_err(failed("empty it"))?;
+        // Synced: what made somebody wipe it may be gone when a power cut brings the rows back.
+        let mut durable = WriteOptions::default();
+        durable.set_sync(true);
+        self.db.write_opt(batch, &durable).map_err(failed("empty it"))?;
         self.db.compact_range(None::<&[u8]>, None::<&[u8]>);
         Ok(())
     }

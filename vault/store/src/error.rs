@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use rustix::io::Errno;
 use umbra_common::Reference;
 
 use crate::ids::{StoreId, Timestamp};
@@ -166,6 +167,17 @@ pub enum Error {
     Shared(#[source] Arc<Error>),
 }
 
+/// Prints an error with its causes.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
 impl Error {
     /// Makes the error of a failed system call; full disks become [`Error::NoSpace`].
     pub fn io(action: &'static str, path: &str, source: io::Error) -> Self {
@@ -181,6 +193,14 @@ impl Error {
     /// Tells whether a file or object was simply not there.
     pub fn is_not_found(&self) -> bool {
         matches!(self.root(), Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+
+    /// Tells whether the medium gave bytes up: damage, where other errors of reading (no right,
+    /// too many open files) say nothing about what is stored.
+    pub fn is_unreadable(&self) -> bool {
+        let Self::Io { source, .. } = self.root() else { return false };
+        let media = [Errno::IO, Errno::UCLEAN, Errno::BADMSG, Errno::NODATA];
+        Errno::from_io_error(source).is_some_and(|errno| media.contains(&errno))
     }
 
     /// Returns the error that this one stands for, behind any [`Error::Shared`].

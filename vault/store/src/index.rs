@@ -108,7 +108,7 @@ pub trait Index: Send + Sync {
     /// What the index says.
     fn format(&self) -> Result<Option<IndexFormat>>;
 
-    /// Empties it and names what it belongs to from now on.
+    /// Empties it and names what it belongs to from now on, durably.
     ///
     /// # Errors
     /// What the index says.

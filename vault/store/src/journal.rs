@@ -18,6 +18,14 @@ pub trait Journal: Send + Sync {
     /// [`crate::Error::Exists`] where the name is taken.
     fn create(&self, name: &str) -> Result<Box<dyn Segment>>;
 
+    /// Starts a segment that holds `bytes`, durably: after a crash it is there with all of them,
+    /// or not at all.
+    ///
+    /// # Errors
+    /// [`crate::Error::Exists`] where the name is taken; what the storage says. Where making the
+    /// name durable failed, the segment may be there all the same, now or later.
+    fn create_with(&self, name: &str, bytes: &[u8]) -> Result<Box<dyn Segment>>;
+
     /// Lists the names of the segments in a directory (`open`, `log`), sorted, without it.
     ///
     /// # Errors

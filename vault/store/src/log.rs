@@ -3,6 +3,10 @@
 //! It stands in segments, `log/<number>`. A segment is never reopened for writing: each process
 //! starts one with its first entry, and its header names the entry that it continues. What an
 //! earlier segment holds beyond that is void (a torn tail, or an entry whose sync failed).
+//!
+//! As a header makes entries void, it must never be seen without the entries that it comes with:
+//! a segment appears in `log/` at once, with what it begins with. So do entries that count
+//! together, in a segment that they begin: half of them would look like damage.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -142,7 +146,8 @@ impl Log {
 
 impl Inner {
     fn write(&mut self, writer: &LogWriter, entries: &[Entry], now: Timestamp) -> Result<()> {
-        if self.segment.as_ref().is_some_and(|segment| segment.position() > SEGMENT_BYTES) {
+        let full = self.segment.as_ref().is_some_and(|s| s.position() > SEGMENT_BYTES);
+        if full || entries.len() > 1 {
             self.segment = None;
         }
         let mut end = self.end;
@@ -175,27 +180,25 @@ impl Inner {
 
     fn write_durably(&mut self, writer: &LogWriter, bytes: &[u8], now: Timestamp) -> Result<()> {
         writer.lock.check()?;
-        let segment = match &self.segment {
-            Some(segment) => segment,
-            None => {
-                let number = self.next_segment;
-                self.next_segment = number.saturating_add(1);
-                let header = SegmentHeader {
-                    store: writer.store,
-                    number,
-                    after: self.end,
-                    epoch: writer.lock.epoch(),
-                    created: now,
-                };
-                let segment = writer.journal.create(&segment_name(number))?;
-                segment.append(&header.encode())?;
-                self.segment.insert(segment)
-            }
-        };
-        if !bytes.is_empty() {
+        if let Some(segment) = &self.segment {
             segment.append(bytes)?;
+            segment.sync()?;
+            // Again: who took the store over meanwhile may have read it without this entry.
+            return writer.lock.check();
         }
-        segment.sync()
+        let number = self.next_segment;
+        self.next_segment = number.saturating_add(1);
+        let header = SegmentHeader {
+            store: writer.store,
+            number,
+            after: self.end,
+            epoch: writer.lock.epoch(),
+            created: now,
+        };
+        let mut whole = header.encode();
+        whole.extend_from_slice(bytes);
+        self.segment = Some(writer.journal.create_with(&segment_name(number), &whole)?);
+        writer.lock.check()
     }
 }
 

@@ -183,7 +183,11 @@ impl Store {
                 }
             };
             let thread = std::thread::Builder::new().name(format!("lane-{number}")).spawn(run);
-            let thread = thread.map_err(|error| Error::io("start a thread for", "open", error))?;
+            let thread = thread.map_err(|error| {
+                // Nobody waits for a lane without a thread.
+                store.inner.lanes.iter().for_each(Lane::stopped);
+                Error::io("start a thread for", "open", error)
+            })?;
             store.threads.push(thread);
         }
         Ok(store)
@@ -433,7 +437,7 @@ impl Store {
             let _ = thread.join();
         }
         if let Some(lock) = &self.inner.lock
-            && self.inner.log.is_in_order()
+            && self.inner.is_in_order()
         {
             // Without this note the next owner is just more careful.
             let _ = lock.end_in_order();

@@ -2,8 +2,9 @@
 //!
 //! Names are relative to the store's directory, `/` between their parts, ASCII, no `..`.
 
+use std::collections::BTreeSet;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use umbra_common::ByteRange;
 
@@ -193,6 +194,31 @@ pub(crate) fn make_dirs(vfs: &dyn Vfs, dir: &str) -> crate::Result<()> {
         vfs.sync_dir(above).map_err(|error| crate::Error::io("sync", above, error))?;
     }
     Ok(())
+}
+
+/// Directories whose names this process knows to be durable.
+///
+/// That a directory exists says nothing: whoever made it may have failed to sync its name, this
+/// process too.
+#[derive(Default)]
+pub(crate) struct DurableDirs {
+    known: Mutex<BTreeSet<String>>,
+}
+
+impl DurableDirs {
+    /// Makes a directory where it is not there, parents first, and its name durable.
+    pub(crate) fn ensure(&self, vfs: &dyn Vfs, dir: &str) -> crate::Result<()> {
+        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if dir.is_empty() || known().contains(dir) {
+            return Ok(());
+        }
+        let above = parent(dir);
+        self.ensure(vfs, above)?;
+        vfs.mkdir(dir).map_err(|error| crate::Error::io("make", dir, error))?;
+        vfs.sync_dir(above).map_err(|error| crate::Error::io("sync", above, error))?;
+        known().insert(dir.to_owned());
+        Ok(())
+    }
 }
 
 /// Returns the directory of a name.

@@ -10,7 +10,7 @@ use super::{Journal, Segment};
 use crate::bytes::wide;
 use crate::error::{Error, Result};
 use crate::objects::{ObjectStore, list_or_none};
-use crate::vfs::{Access, Vfs, VfsFile, make_dirs, parent, read_ranges, write_all};
+use crate::vfs::{Access, DurableDirs, Vfs, VfsFile, parent, read_ranges, write_all};
 
 /// How a sealed segment becomes an object.
 #[derive(Clone)]
@@ -25,26 +25,21 @@ pub enum SealTo {
 pub struct LocalJournal {
     vfs: Arc<dyn Vfs>,
     seal_to: SealTo,
+    dirs: DurableDirs,
 }
 
 impl LocalJournal {
     /// Stands for the segments in the directory of `vfs`.
     pub fn new(vfs: Arc<dyn Vfs>, seal_to: SealTo) -> Self {
-        Self { vfs, seal_to }
+        Self { vfs, seal_to, dirs: DurableDirs::default() }
     }
 
     fn open(&self, name: &str) -> Result<Arc<dyn VfsFile>> {
         self.vfs.open(name, Access::Read).map_err(|error| Error::io("open", name, error))
     }
-}
 
-impl Journal for LocalJournal {
-    fn create(&self, name: &str) -> Result<Box<dyn Segment>> {
-        let file = self.vfs.create_new(name).map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => Error::Exists { name: name.to_owned() },
-            _ => Error::io("create", name, error),
-        })?;
-        Ok(Box::new(LocalSegment {
+    fn segment(&self, name: &str, file: Arc<dyn VfsFile>) -> LocalSegment {
+        LocalSegment {
             vfs: Arc::clone(&self.vfs),
             name: name.to_owned(),
             file,
@@ -52,7 +47,44 @@ impl Journal for LocalJournal {
             named: AtomicBool::new(false),
             torn: AtomicBool::new(false),
             poisoned: AtomicBool::new(false),
-        }))
+        }
+    }
+}
+
+/// Returns the error of making a segment whose name may be taken.
+fn taken(action: &'static str, name: &str, error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::AlreadyExists => Error::Exists { name: name.to_owned() },
+        _ => Error::io(action, name, error),
+    }
+}
+
+impl Journal for LocalJournal {
+    fn create(&self, name: &str) -> Result<Box<dyn Segment>> {
+        let file = self.vfs.create_new(name).map_err(|error| taken("create", name, error))?;
+        Ok(Box::new(self.segment(name, file)))
+    }
+
+    fn create_with(&self, name: &str, bytes: &[u8]) -> Result<Box<dyn Segment>> {
+        let aside = format!("tmp/{}", name.replace('/', "_"));
+        let file = self.vfs.create_new(&aside).map_err(|error| taken("create", &aside, error))?;
+        let written = write_all(&*file, &aside, bytes, 0)
+            .and_then(|()| file.sync_data().map_err(|error| Error::io("sync", &aside, error)))
+            .and_then(|()| {
+                let renamed = self.vfs.rename_no_replace(&aside, name);
+                renamed.map_err(|error| taken("rename to", name, error))
+            });
+        if let Err(error) = written {
+            // The first error counts; what stays in tmp/ goes at the next opening.
+            let _ = self.vfs.remove(&aside);
+            return Err(error);
+        }
+        let dir = parent(name);
+        self.vfs.sync_dir(dir).map_err(|error| Error::io("sync", dir, error))?;
+        let segment = self.segment(name, file);
+        segment.position.store(wide(bytes.len()), Ordering::Release);
+        segment.named.store(true, Ordering::Release);
+        Ok(Box::new(segment))
     }
 
     fn list(&self, dir: &str) -> Result<Vec<String>> {
@@ -75,7 +107,7 @@ impl Journal for LocalJournal {
         match &self.seal_to {
             SealTo::Rename => {
                 let dir = parent(object);
-                make_dirs(&*self.vfs, dir)?;
+                self.dirs.ensure(&*self.vfs, dir)?;
                 self.vfs
                     .rename_no_replace(name, object)
                     .map_err(|error| Error::io("rename to", object, error))?;

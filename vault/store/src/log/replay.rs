@@ -75,7 +75,14 @@ pub(crate) fn replay(journal: &dyn Journal, store: StoreId) -> Result<Replayed> 
         if found.damage.is_some() {
             continue;
         }
-        let bytes = read_whole(journal, &path)?;
+        let bytes = match read_whole(journal, &path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.is_unreadable() => {
+                found.damage = Some(error);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         match SegmentHeader::decode(&bytes, &path) {
             Ok(header) => {
                 found.epoch = found.epoch.max(header.epoch);
@@ -86,10 +93,10 @@ pub(crate) fn replay(journal: &dyn Journal, store: StoreId) -> Result<Replayed> 
             }
             Err(error @ Error::Unsupported { .. }) => found.damage = Some(error),
             // A segment that was never synced: void, unless a later one needs its entries, which
-            // the later one's header shows.
+            // the later one's header shows. The newest that counts is then the one before it.
             Err(_) => {
                 chain.stopped = Some((path, 0));
-                found.newest = Some((chain.end(), Vec::new()));
+                found.newest.get_or_insert_with(|| (chain.end(), Vec::new()));
             }
         }
     }

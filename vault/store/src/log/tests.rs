@@ -5,13 +5,16 @@ use std::path::Path;
 use super::entry::tests::one_of_each;
 use super::*;
 use crate::journal::{LocalJournal, SealTo};
+use crate::testing::{Fault, SimVfs};
 use crate::vfs::{RealVfs, Vfs};
 
 const STORE: StoreId = StoreId([1; 16]);
 
 fn open(dir: &Path) -> (Log, Option<Error>) {
     let vfs: Arc<dyn Vfs> = Arc::new(RealVfs::new(dir));
-    vfs.mkdir("log").unwrap();
+    for dir in ["log", "tmp"] {
+        vfs.mkdir(dir).unwrap();
+    }
     let journal: Arc<dyn Journal> = Arc::new(LocalJournal::new(Arc::clone(&vfs), SealTo::Rename));
     let lock = Arc::new(Lock::take(&vfs, 1, Timestamp(0), || Ok(0)).unwrap());
     let mut replayed = replay(&*journal, STORE).unwrap();
@@ -116,4 +119,92 @@ fn any_flipped_bit_of_a_continued_segment_is_found() {
         let found = replay(&journal, STORE).unwrap();
         assert!(found.damage.is_some() || found.state == good.state, "bit {bit}");
     }
+}
+
+/// A LOG on a simulated disk, its owner having ended as it may.
+fn simulated(vfs: &SimVfs) -> (Log, Replayed) {
+    let vfs: Arc<dyn Vfs> = Arc::new(vfs.clone());
+    for dir in ["log", "tmp"] {
+        vfs.mkdir(dir).unwrap();
+    }
+    vfs.sync_dir("").unwrap();
+    let journal: Arc<dyn Journal> = Arc::new(LocalJournal::new(Arc::clone(&vfs), SealTo::Rename));
+    let lock = Arc::new(Lock::take(&vfs, 1, Timestamp(0), || Ok(0)).unwrap());
+    let found = || replay(&*journal, STORE).unwrap();
+    let writer = LogWriter { journal: Arc::clone(&journal), lock, store: STORE };
+    (Log::new(found(), Some(writer)), found())
+}
+
+fn count_of(vfs: &SimVfs, what: &str) -> u64 {
+    let (log, replayed) = simulated(vfs);
+    assert!(replayed.damage.is_none(), "{what}: {:?}", replayed.damage);
+    log.with_state(|state| state.sequence)
+}
+
+#[test]
+fn entries_that_count_together_survive_together_or_not_at_all() {
+    let vfs = SimVfs::default();
+    let (log, _) = simulated(&vfs);
+    log.append(Entry::IndexRebuilt { objects: 1 }, Timestamp(1)).unwrap();
+    let text = "x".repeat(400);
+    let together = |count: usize| vec![Entry::Audit { machine: None, text: text.clone() }; count];
+    let before = vfs.operations();
+    log.update(Timestamp(2), |_| Ok::<_, Error>((together(5), ()))).unwrap();
+    let after = vfs.operations();
+    assert_eq!(count_of(&vfs.after_power_cut(0), "done"), 6);
+    for at in before..after {
+        let vfs = SimVfs::default();
+        let (log, _) = simulated(&vfs);
+        log.append(Entry::IndexRebuilt { objects: 1 }, Timestamp(1)).unwrap();
+        vfs.fault_at(at, Fault::Crash);
+        assert!(log.update(Timestamp(2), |_| Ok::<_, Error>((together(5), ()))).is_err());
+        let mut cuts: Vec<SimVfs> = (0..40).map(|seed| vfs.after_power_cut(seed)).collect();
+        cuts.push(vfs.after_kill());
+        for (number, cut) in cuts.iter().enumerate() {
+            let count = count_of(cut, &format!("operation {at}, cut {number}"));
+            assert!(count == 1 || count == 6, "operation {at}, cut {number}: {count}");
+        }
+    }
+}
+
+#[test]
+fn writing_again_never_makes_entries_void() {
+    let filled = || {
+        let vfs = SimVfs::default();
+        let (log, _) = simulated(&vfs);
+        one_of_each().into_iter().for_each(|entry| log.append(entry, Timestamp(10)).unwrap());
+        drop(log);
+        vfs.after_kill()
+    };
+    for fault in [Fault::Crash, Fault::Io, Fault::NoSpace, Fault::Short] {
+        for at in 0.. {
+            let vfs = filled();
+            let (log, replayed) = simulated(&vfs);
+            let start = vfs.operations();
+            vfs.fault_at(start + at, fault);
+            let written = log.write_again(replayed.newest, Timestamp(11));
+            drop(log);
+            let mut cuts: Vec<SimVfs> = (0..20).map(|seed| vfs.after_power_cut(seed)).collect();
+            cuts.push(vfs.after_kill());
+            for (number, cut) in cuts.iter().enumerate() {
+                assert_eq!(count_of(cut, "cut"), 8, "{fault:?} at {at}, cut {number}");
+            }
+            if written.is_ok() && vfs.operations() <= start + at {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_segment_without_a_header_does_not_hide_the_one_before_it() {
+    let vfs = SimVfs::default();
+    let (log, _) = simulated(&vfs);
+    log.append(Entry::IndexRebuilt { objects: 1 }, Timestamp(1)).unwrap();
+    vfs.create_new(&segment_name(2)).unwrap();
+    drop(log);
+    let (_, replayed) = simulated(&vfs);
+    let (after, entries) = replayed.newest.unwrap();
+    assert_eq!(after, ChainEnd::default());
+    assert!(!entries.is_empty(), "the entries of segment 1 must be written again");
 }

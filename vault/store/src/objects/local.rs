@@ -8,18 +8,19 @@ use umbra_common::ByteRange;
 
 use super::{ObjectInfo, ObjectStore};
 use crate::error::{Error, Result};
-use crate::vfs::{Access, Vfs, make_dirs, parent, read_ranges, write_all};
+use crate::vfs::{Access, DurableDirs, Vfs, parent, read_ranges, write_all};
 
 /// Objects in a store's own directory; half written ones lie in `tmp/`.
 pub struct LocalObjects {
     vfs: Arc<dyn Vfs>,
     aside: AtomicU64,
+    dirs: DurableDirs,
 }
 
 impl LocalObjects {
     /// Stands for the objects in the directory of `vfs`.
     pub fn new(vfs: Arc<dyn Vfs>) -> Self {
-        Self { vfs, aside: AtomicU64::new(0) }
+        Self { vfs, aside: AtomicU64::new(0), dirs: DurableDirs::default() }
     }
 
     /// Removes what an earlier process left half written. Only for the store's owner.
@@ -46,9 +47,7 @@ impl ObjectStore for LocalObjects {
         let number = self.aside.fetch_add(1, Ordering::Relaxed);
         let aside = format!("tmp/{}.{number}", name.replace('/', "_"));
         let dir = parent(name);
-        if !dir.is_empty() {
-            make_dirs(&*self.vfs, dir)?;
-        }
+        self.dirs.ensure(&*self.vfs, dir)?;
         let renamed = self.write_aside(&aside, bytes).and_then(|()| {
             self.vfs.rename_no_replace(&aside, name).map_err(|error| match error.kind() {
                 io::ErrorKind::AlreadyExists => Error::Exists { name: name.to_owned() },

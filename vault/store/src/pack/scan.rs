@@ -14,7 +14,8 @@ const HASH_BUDGET: u64 = 64;
 pub(crate) struct Found<'a> {
     pub(crate) offset: u64,
     pub(crate) record: Record<'a>,
-    /// It was found by looking for its magic, not at the end of the record before it.
+    /// It stands behind bytes that are no record: it, or one before it, was found by looking for
+    /// its magic. It may then lie in the body of a record that is damaged, whoever wrote that.
     pub(crate) resynced: bool,
 }
 
@@ -37,8 +38,8 @@ impl Gap {
 ///
 /// A record that does not verify is skipped by resynchronising: the next header counts only when
 /// its store id matches and its check verifies; as the walk goes on behind it, every record that
-/// is found lies outside those before it. Whether a record found so has the content that its id
-/// says is for the caller to prove: a check can be forged, by whoever can have a chunk stored.
+/// is found lies outside those before it. Whether a record behind a gap has the content that its
+/// id says is for the caller to prove: a check can be forged, by whoever can have a chunk stored.
 pub(crate) fn scan(pack: &[u8], from: u64, store: StoreId) -> (Vec<Found<'_>>, Vec<Gap>) {
     let (mut found, mut gaps) = (Vec::new(), Vec::new());
     let mut budget = wide(pack.len()).saturating_mul(HASH_BUDGET);
@@ -47,7 +48,9 @@ pub(crate) fn scan(pack: &[u8], from: u64, store: StoreId) -> (Vec<Found<'_>>, V
         let fault = match Record::verify(rest, store) {
             Ok(record) => {
                 let len = narrow(record.header.record_len().into());
-                found.push(Found { offset: wide(at), record, resynced: false });
+                // Behind a gap nothing shows that the store itself put a record there.
+                let resynced = !gaps.is_empty();
+                found.push(Found { offset: wide(at), record, resynced });
                 at = at.saturating_add(len);
                 continue;
             }
@@ -111,7 +114,7 @@ mod tests {
         pack[500] ^= 1;
         let (found, gaps) = scan(&pack, 0, STORE);
         assert_eq!(offsets(&found), [0, 840, 1260]);
-        assert!(found[1].resynced && !found[2].resynced);
+        assert!(!found[0].resynced && found[1].resynced && found[2].resynced);
         assert_eq!((gaps[0].offset, gaps[0].len), (420, 420));
         // A length that was hit.
         let mut pack = records.concat();

@@ -20,6 +20,7 @@ use crate::pack::{
 use crate::session::{Base, Put, SessionInfo, SessionState, Settled};
 use crate::store::contents::{header_of, range};
 use crate::store::inner::{Inner, locked};
+use crate::store::settle::keys_of;
 
 /// How the index stands to an open pack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,11 +41,17 @@ struct Sorted {
 }
 
 impl Inner {
-    /// Tells whether acknowledged bytes of an open pack are damaged, and notes where.
-    pub(crate) fn open_pack_is_damaged(&self, pack: PackId, synced: u64) -> Result<bool> {
+    /// Says why the row of an open pack cannot be relied on, where it cannot: acknowledged bytes
+    /// are damaged (which is noted), or the index lost rows in the midst of others.
+    pub(crate) fn fault_of_open(
+        &self,
+        pack: PackId,
+        row: Option<PackRow>,
+    ) -> Result<Option<&'static str>> {
+        let synced = row.map_or(0, |row| row.watermark);
         let name = open_name(pack);
         let bytes = self.whole_segment(&name)?;
-        let (_, gaps) = scan(&bytes, wide(PACK_HEADER_BYTES), self.store);
+        let (found, gaps) = scan(&bytes, wide(PACK_HEADER_BYTES), self.store);
         let mut damaged = wide(bytes.len()) < synced;
         if damaged {
             self.report(&name, wide(bytes.len()), "the pack is shorter than what was synced");
@@ -57,7 +64,18 @@ impl Inner {
             damaged = true;
             self.report(&name, gap.offset, gap.reason);
         }
-        Ok(damaged)
+        if damaged {
+            return Ok(Some("an open pack was damaged"));
+        }
+        let entries = found.iter().filter_map(|found| self.proven(found, &name));
+        let entries: Vec<Entry> = entries.filter(|entry| entry.end() <= synced).collect();
+        let rows = self.index.find_many(&keys_of(&entries, pack))?;
+        let is_here = |(entry, row): &(&Entry, Option<Location>)| {
+            row.is_some_and(|row| row.pack == pack && row.offset == entry.offset)
+        };
+        let here = wide(entries.iter().zip(rows).filter(is_here).count());
+        let lost = row.is_some_and(|row| here < row.records.into());
+        Ok(lost.then_some("it lacked rows of an open pack"))
     }
 
     /// Orders open packs so that children come before parents: chunks first, then nodes in the
@@ -117,7 +135,8 @@ impl Inner {
         if trust == Trust::Watermark {
             // The index cannot tell whether these nodes were ever acknowledged. They stay, and
             // are not alive unless the rebuild finds all their children.
-            sorted.stay.extend(refused.into_iter().map(|(entry, _)| entry));
+            let orphans = refused.into_iter().filter(|(_, because)| *because == Because::Orphan);
+            sorted.stay.extend(orphans.map(|(entry, _)| entry));
             sorted.stay.sort_unstable_by_key(|entry| entry.offset);
         }
         let end = sorted.stay.last().map_or(0, Entry::end);
@@ -141,7 +160,11 @@ impl Inner {
             let Some(entry) = self.proven(found, &name) else { continue };
             let key = found.record.header.key();
             let row = self.index.find(&key)?;
-            let is_here = |row: &Location| row.pack == pack && row.offset == entry.offset;
+            // A row of a record that could not be put anew (no room) does not make it durable.
+            let is_here = |row: &Location| {
+                let anew = row.incomplete && entry.end() > synced;
+                row.pack == pack && row.offset == entry.offset && !anew
+            };
             if row.as_ref().is_some_and(is_here) {
                 sorted.stay.push(entry);
             } else if Self::is_alive(row.as_ref(), entry.kind) {
@@ -167,10 +190,14 @@ impl Inner {
                 .or_insert_with(|| Arc::new(adopting_session(entry.domain, &failed)));
             match self.put(session, number, object) {
                 Ok(Put::Accepted) => {}
-                Ok(Put::Missing(_)) | Err(Error::WrongBytes { .. } | Error::Limit { .. }) => {
-                    locked(&failed).push((number, Because::Orphan));
+                Ok(Put::Missing(_)) => locked(&failed).push((number, Because::Orphan)),
+                Err(error) => {
+                    let because = match error.root() {
+                        Error::WrongBytes { .. } | Error::Limit { .. } => Because::Forged,
+                        _ => Because::Storage,
+                    };
+                    locked(&failed).push((number, because));
                 }
-                Err(_) => locked(&failed).push((number, Because::Storage)),
             }
         }
         self.flush()?;
@@ -206,15 +233,19 @@ impl Inner {
         refused: &[(Entry, Because)],
     ) -> Result<()> {
         let left = sorted.stay.iter().map(|entry| (entry, false));
-        let left = left.chain(refused.iter().map(|(entry, _)| (entry, true)));
+        let ours = refused.iter().filter(|(_, because)| *because != Because::Forged);
+        let left = left.chain(ours.map(|(entry, _)| (entry, true)));
         let mut put = Vec::new();
+        let mut records = 0u32;
         for (entry, incomplete) in left {
             let (key, location) = entry.row(pack);
-            if self.index.find(&key)?.is_none() {
+            let row = self.index.find(&key)?;
+            let is_here = row.is_none_or(|row| row.pack == pack && row.offset == entry.offset);
+            records = records.saturating_add(u32::from(is_here && !incomplete));
+            if row.is_none() {
                 put.push((key, Location { incomplete, ..location }));
             }
         }
-        let records = crate::bytes::narrow32(sorted.stay.len());
         let row = PackRow { state: PackState::Open, watermark: synced, records };
         self.index.apply(&Batch { put, packs: vec![(pack, row)], ..Batch::default() })
     }
@@ -247,6 +278,8 @@ impl Inner {
 enum Because {
     /// Something it refers to is not there: it was never acknowledged.
     Orphan,
+    /// It is not what its id says: it was never ours.
+    Forged,
     /// The storage failed.
     Storage,
 }

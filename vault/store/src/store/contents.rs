@@ -8,8 +8,8 @@ use crate::ids::PackId;
 use crate::index::Batch;
 use crate::object::prove;
 use crate::pack::{
-    Contents, Entry, Found, PACK_HEADER_BYTES, PackHeader, TRAILER_BYTES, contents_name, scan,
-    sealed_name,
+    Contents, Entry, Found, PACK_HEADER_BYTES, PackHeader, TRAILER_BYTES, contents_name, open_name,
+    scan, sealed_name,
 };
 use crate::store::inner::Inner;
 use crate::store::settle::{keys_of, sealed_row};
@@ -53,6 +53,29 @@ impl Inner {
     /// # Errors
     /// What the storage says.
     pub(crate) fn contents(&self, pack: PackId) -> Result<Contents> {
+        if let Some(table) = self.table(pack)? {
+            return Ok(table);
+        }
+        let name = sealed_name(pack);
+        let len = self.objects.head(&name)?.map_or(0, |info| info.len);
+        self.report(&name, len, "the pack has no sound table of contents");
+        let bytes = self.objects.get_ranges(&name, &[range(0, len)?])?;
+        let bytes = bytes.first().map(Vec::as_slice).unwrap_or_default();
+        let (found, gaps) = scan(bytes, wide(PACK_HEADER_BYTES), self.store);
+        for gap in gaps.iter().filter(|gap| !gap.is_footer(bytes)) {
+            self.report(&name, gap.offset, gap.reason);
+        }
+        let entries: Vec<Entry> = found.iter().filter_map(|f| self.proven(f, &name)).collect();
+        let covers = entries.last().map_or(len.min(wide(PACK_HEADER_BYTES)), Entry::end);
+        Ok(Contents { store: self.store, pack, covers, entries })
+    }
+
+    /// Returns the table of contents of a sealed pack, from its footer or beside it; `None` where
+    /// neither is sound. Notes a damaged header.
+    ///
+    /// # Errors
+    /// What the storage says.
+    pub(crate) fn table(&self, pack: PackId) -> Result<Option<Contents>> {
         let name = sealed_name(pack);
         let info = self.objects.head(&name)?;
         let len = info.map_or(0, |info| info.len);
@@ -82,22 +105,11 @@ impl Inner {
         {
             self.report_error(&error);
         }
-        if let Some(contents) = table {
-            return Ok(contents);
-        }
-        self.report(&name, len, "the pack has no sound table of contents");
-        let bytes = read(range(0, len)?)?;
-        let (found, gaps) = scan(&bytes, wide(PACK_HEADER_BYTES), self.store);
-        for gap in gaps.iter().filter(|gap| !gap.is_footer(&bytes)) {
-            self.report(&name, gap.offset, gap.reason);
-        }
-        let entries: Vec<Entry> = found.iter().filter_map(|f| self.proven(f, &name)).collect();
-        let covers = entries.last().map_or(len.min(wide(PACK_HEADER_BYTES)), Entry::end);
-        Ok(Contents { store: self.store, pack, covers, entries })
+        Ok(table)
     }
 
-    /// Returns the entry of a record that a scan found. One that was found by resynchronising
-    /// must have the content that its id says: its check alone can be forged.
+    /// Returns the entry of a record that a scan found. One that stands behind damage must have
+    /// the content that its id says: its check alone can be forged.
     pub(crate) fn proven(&self, found: &Found<'_>, path: &str) -> Option<Entry> {
         if found.resynced {
             let object = self.open_body(&found.record, path, found.offset).ok()?;
@@ -172,6 +184,14 @@ impl Inner {
         let len = self.journal.len(name)?.unwrap_or_default();
         let found = self.journal.get_ranges(name, &[range(0, len)?])?;
         Ok(found.into_iter().next().unwrap_or_default())
+    }
+
+    /// Finds the sound records of an open pack.
+    pub(crate) fn open_entries(&self, pack: PackId) -> Result<Vec<Entry>> {
+        let name = open_name(pack);
+        let bytes = self.whole_segment(&name)?;
+        let (found, _) = scan(&bytes, wide(PACK_HEADER_BYTES), self.store);
+        Ok(found.iter().filter_map(|found| self.proven(found, &name)).collect())
     }
 
     /// Returns the length of an open pack in bytes.

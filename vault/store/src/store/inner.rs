@@ -1,6 +1,6 @@
 //! What the parts of an open store share.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use crate::cipher::Cipher;
@@ -50,6 +50,9 @@ pub(crate) struct Inner {
     /// One refresh at a time (a store that is only read).
     pub(crate) refreshing: Mutex<()>,
     pub(crate) gc_generation: u64,
+    /// Something failed that may have left names in the page cache alone: the next owner must
+    /// not take this one's end for an orderly one.
+    pub(crate) in_doubt: AtomicBool,
 }
 
 /// Whether the index can be relied on.
@@ -91,6 +94,16 @@ impl Inner {
     /// Returns the lock of a store that may be written.
     pub(crate) fn writable(&self) -> Result<&Arc<Lock>> {
         self.lock.as_ref().ok_or(Error::ReadOnly)
+    }
+
+    /// Notes that something may not be durable that others can see.
+    pub(crate) fn doubt(&self) {
+        self.in_doubt.store(true, Ordering::Release);
+    }
+
+    /// Tells whether everything is durable that a later process will see.
+    pub(crate) fn is_in_order(&self) -> bool {
+        self.log.is_in_order() && !self.in_doubt.load(Ordering::Acquire)
     }
 
     /// Notes damage.

@@ -1,6 +1,7 @@
 //! Making and opening a store.
 
 use std::io;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, RwLock};
 
 use crate::error::{Error, Result};
@@ -163,7 +164,8 @@ fn try_open_owner(
     inner.log.write_again(newest, options.now)?;
     let store = Store::start(Arc::clone(&inner), format.created, options.group_commit)?;
     let [a, b, c, d, ..] = options.seed;
-    prepare(&inner, lost, u32::from_le_bytes([a, b, c, d]).into(), options.now)?;
+    let seed = u32::from_le_bytes([a, b, c, d]).into();
+    prepare(&inner, lost, seed, options.now).inspect_err(|_| inner.doubt())?;
     Ok(store)
 }
 
@@ -199,6 +201,7 @@ impl Parts {
             node_order: Mutex::new(()),
             refreshing: Mutex::new(()),
             gc_generation: 0,
+            in_doubt: AtomicBool::new(false),
         }
     }
 }
@@ -268,7 +271,10 @@ pub(crate) fn open_reader(vfs: &Arc<dyn Vfs>, options: &OpenOptions) -> Result<S
     let inner = Arc::new(parts.into_inner(Log::new(replayed, None), options));
     if let Some(damage) = damage {
         // Restoring must still be possible: the LOG counts up to the damage.
-        inner.report_error(&damage);
+        match inner.unless_unreadable(Err(damage)) {
+            Err(damage) => inner.report_error(&damage),
+            Ok(()) => {}
+        }
     }
     inner.refresh()?;
     Store::start(inner, format.created, options.group_commit)

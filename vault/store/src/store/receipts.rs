@@ -26,6 +26,8 @@ pub(crate) struct StoredReceipt {
 #[derive(Default)]
 pub(crate) struct Receipts {
     pub(crate) stored: BTreeMap<u64, StoredReceipt>,
+    /// The highest number that a file has, readable or not.
+    highest: u64,
     /// A receipt that may or may not be durable; nothing is committed after it.
     in_doubt: Option<String>,
 }
@@ -84,6 +86,7 @@ impl Inner {
         let (bytes, hash) = encode(&receipt)?;
         if let Err(error) = self.objects.put_new(&name, &bytes) {
             // Where the name is there now, it may be gone after a power cut, or not.
+            self.doubt();
             if !matches!(self.objects.head(&name), Ok(None)) {
                 receipts.in_doubt = Some(name);
             }
@@ -107,9 +110,10 @@ impl Inner {
             state.receipts.last_key_value().map(|(sequence, (hash, _))| (*sequence, *hash))
         });
         let last = here.max(logged);
+        let number = last.map_or(0, |(sequence, _)| sequence).max(receipts.highest);
         Receipt {
             store: self.store,
-            sequence: last.map_or(0, |(sequence, _)| sequence).saturating_add(1),
+            sequence: number.saturating_add(1),
             previous: last.map(|(_, hash)| hash.0),
             snapshot: request.manifest,
             domain: info.domain.0,
@@ -144,6 +148,7 @@ impl Inner {
         let mut receipts = locked(&self.receipts);
         for name in names {
             let Some(sequence) = sequence_of(&name) else { continue };
+            receipts.highest = receipts.highest.max(sequence);
             if receipts.stored.contains_key(&sequence) {
                 continue;
             }
@@ -154,7 +159,7 @@ impl Inner {
                 Err(error @ (Error::Corrupt { .. } | Error::Decode { .. })) => {
                     self.report_error(&error);
                 }
-                Err(error) => return Err(error),
+                Err(error) => self.unless_unreadable(Err(error))?,
             }
         }
         self.check_chain(&receipts);

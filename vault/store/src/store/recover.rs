@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::bytes::wide;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::PackId;
 use crate::index::{Batch, INDEX_BEING_MADE, INDEX_VERSION, IndexFormat, Key, PackRow, PackState};
-use crate::pack::open_name;
+use crate::pack::{Entry, open_name};
 use crate::store::RebuildReport;
 use crate::store::adopt::Trust;
 use crate::store::inner::{Inner, locked};
@@ -61,16 +61,32 @@ impl Inner {
                 return Ok(Some("a pack was shorter than what it named there"));
             }
         }
-        let synced: BTreeMap<PackId, PackRow> = rows.iter().copied().collect();
-        for pack in &open {
-            let synced = synced.get(pack).map_or(0, |row| row.watermark);
-            if !sealed.contains(pack) && self.open_pack_is_damaged(*pack, synced)? {
-                return Ok(Some("an open pack was damaged"));
+        let known: BTreeMap<PackId, PackRow> = rows.iter().copied().collect();
+        for pack in &sealed {
+            let row = known.get(pack).copied();
+            if row.is_none_or(|row| row.state == PackState::Open)
+                && self.is_cut_short(*pack, row)?
+            {
+                return Ok(Some("a pack that it did not know to be sealed was damaged"));
+            }
+        }
+        for pack in open.difference(&sealed) {
+            if let Some(fault) = self.fault_of_open(*pack, known.get(pack).copied())? {
+                return Ok(Some(fault));
             }
         }
         // A row may say sealed of a pack that a power cut left open.
         let rows: Vec<_> = rows.into_iter().filter(|(pack, _)| sealed.contains(pack)).collect();
         self.compare_some(&rows, seed)
+    }
+
+    /// Tells whether a sealed pack that the index knows as an open one, or not at all, has no
+    /// sound table, or lacks records that the index took from it. Without its table a scan also
+    /// finds what was refused, and rows may name what it does not find.
+    fn is_cut_short(&self, pack: PackId, row: Option<PackRow>) -> Result<bool> {
+        let records = row.map_or(0, |row| row.records);
+        let table = self.table(pack)?;
+        Ok(table.is_none_or(|table| wide(table.entries.len()) < u64::from(records)))
     }
 
     /// Compares some sealed packs' tables of contents with their rows.
@@ -80,7 +96,10 @@ impl Inner {
         let turn = crate::bytes::narrow(seed.checked_rem(wide(sealed.len())).unwrap_or(0));
         sealed.rotate_left(turn);
         for (pack, row) in sealed.into_iter().take(COMPARED_PACKS) {
-            if self.sealed_row_is_wrong(*pack, *row)? {
+            let mut wrong = false;
+            let compared = self.sealed_row_is_wrong(*pack, *row).map(|found| wrong = found);
+            self.unless_unreadable(compared)?;
+            if wrong {
                 return Ok(Some("its rows were not those of the packs"));
             }
         }
@@ -127,7 +146,7 @@ impl Inner {
         let open = self.open_packs()?;
         for pack in self.sealed_packs()? {
             if rows.get(&pack).is_none_or(|row| row.state != PackState::Sealed) {
-                self.take_sealed(pack)?;
+                self.unless_unreadable(self.take_sealed(pack).map(drop))?;
             }
         }
         for pack in open {
@@ -136,14 +155,26 @@ impl Inner {
                 Ok(Some(len)) if len > from => {}
                 _ => continue,
             }
-            match self.take_open(pack, from) {
-                Err(error) if error.is_not_found() => {
-                    self.take_sealed(pack)?;
-                }
-                other => other?,
-            }
+            let taken = match self.take_open(pack, from) {
+                Err(error) if error.is_not_found() => self.take_sealed(pack).map(drop),
+                other => other,
+            };
+            self.unless_unreadable(taken)?;
         }
         self.load_receipts()
+    }
+
+    /// Makes a file that cannot be read damage: one bad sector must not keep everything else from
+    /// being restored.
+    pub(crate) fn unless_unreadable(&self, taken: Result<()>) -> Result<()> {
+        let Err(error) = taken else { return Ok(()) };
+        match error.root() {
+            Error::Io { path, .. } if error.is_unreadable() => {
+                self.report(path, 0, &crate::error::chain(&error));
+                Ok(())
+            }
+            _ => Err(error),
+        }
     }
 
     /// Makes the index anew from the packs. Nobody may put or commit meanwhile.
@@ -178,7 +209,9 @@ impl Inner {
                 node_packs.insert(pack);
             }
         }
-        let incomplete = self.find_incomplete(&node_packs)?;
+        // Where there is no room to take a pack over, its nodes must be proven all the same.
+        let open: BTreeSet<PackId> = self.open_packs()?.into_iter().collect();
+        let incomplete = self.find_incomplete(&node_packs, &open)?;
         let mut objects = 0u64;
         self.index.for_each(&mut |_, _| {
             objects = objects.saturating_add(1);
@@ -192,30 +225,26 @@ impl Inner {
 
     /// Marks every node that misses a descendant, and returns how many there are: what is alive
     /// must have all its descendants, or a later backup would leave an upload out.
-    fn find_incomplete(&self, node_packs: &BTreeSet<PackId>) -> Result<u64> {
+    fn find_incomplete(&self, sealed: &BTreeSet<PackId>, open: &BTreeSet<PackId>) -> Result<u64> {
         loop {
             let (mut changed, mut incomplete) = (false, 0u64);
-            for pack in node_packs {
+            for pack in sealed.iter().chain(open) {
                 let mut batch = Batch::default();
-                for entry in self.contents(*pack)?.entries {
+                let entries = if open.contains(pack) {
+                    self.open_entries(*pack)?
+                } else {
+                    self.contents(*pack)?.entries
+                };
+                for entry in entries.into_iter().filter(|entry| entry.kind.is_node()) {
                     let (key, place) = entry.row(*pack);
                     let Some(mut row) = self.index.find(&key)? else { continue };
                     if row.pack != place.pack || row.offset != place.offset {
                         continue;
                     }
-                    let keys: Vec<Key> = entry
-                        .refs
-                        .iter()
-                        .map(|child| Key { domain: entry.domain, id: child.id })
-                        .collect();
-                    let children = self.index.find_many(&keys)?;
-                    let whole = entry
-                        .refs
-                        .iter()
-                        .zip(&children)
-                        .all(|(child, found)| Self::is_alive(found.as_ref(), child.kind));
+                    let whole = self.has_children(&entry)?;
                     incomplete = incomplete.saturating_add(u64::from(!whole));
-                    if row.incomplete == whole {
+                    // What stands in an open pack may not be durable, whole or not.
+                    if row.incomplete == whole && !(whole && open.contains(pack)) {
                         row.incomplete = !whole;
                         batch.put.push((key, row));
                     }
@@ -229,5 +258,14 @@ impl Inner {
                 return Ok(incomplete);
             }
         }
+    }
+
+    /// Tells whether everything that a node refers to is alive.
+    fn has_children(&self, node: &Entry) -> Result<bool> {
+        let domain = node.domain;
+        let keys: Vec<Key> = node.refs.iter().map(|child| Key { domain, id: child.id }).collect();
+        let found = self.index.find_many(&keys)?;
+        let mut children = node.refs.iter().zip(&found);
+        Ok(children.all(|(child, found)| Self::is_alive(found.as_ref(), child.kind)))
     }
 }

@@ -45,6 +45,7 @@ impl Inner {
                     if let Err(error) = self.seal(&sealing) {
                         // The pack stays open on disk, whole and readable; the next opening
                         // seals it.
+                        self.doubt();
                         self.report_error(&error);
                     }
                     lane.sealed(sealing.pack);
@@ -93,6 +94,9 @@ impl Inner {
             packs: vec![(group.pack, row)],
             ..Batch::default()
         })?;
+        // Again: who takes the store over from now on reads the pack after this sync, but who
+        // did before may have read it without these records.
+        self.writable()?.check()?;
         Ok(refused)
     }
 

@@ -13,6 +13,7 @@ use crate::session::Settled;
 use crate::testing::{KeptIndex, MemoryObjects, SimVfs, ToyCipher};
 use crate::vfs::RealVfs;
 
+mod claims;
 mod crash;
 mod cut_rebuild;
 mod damage;

@@ -41,6 +41,8 @@ struct Disk {
     fault_from: Option<(u64, Fault)>,
     crashed: bool,
     free_bytes: u64,
+    /// Files whose medium gives their bytes up.
+    unreadable: BTreeSet<usize>,
 }
 
 #[derive(Clone, Default)]
@@ -158,6 +160,17 @@ impl SimVfs {
                 change.apply(&mut names, &mut dirs);
             }
         }
+        // What stands in a directory whose own name is gone cannot be reached.
+        let reachable = |path: &str, dirs: &BTreeSet<String>| {
+            let mut above = parent(path);
+            while !above.is_empty() && dirs.contains(above) {
+                above = parent(above);
+            }
+            above.is_empty()
+        };
+        let all = dirs.clone();
+        dirs.retain(|dir| reachable(dir, &all));
+        names.retain(|name, _| reachable(name, &all));
         Self::rebooted(files, names, dirs, disk.free_bytes)
     }
 
@@ -205,6 +218,13 @@ impl SimVfs {
         file.durable = file.data.clone();
         file.unsynced.clear();
         true
+    }
+
+    /// Lets every reading of a file fail with EIO; false where there is none.
+    pub fn make_unreadable(&self, path: &str) -> bool {
+        let mut disk = self.disk();
+        let Some(number) = disk.names.get(path).copied() else { return false };
+        disk.unreadable.insert(number)
     }
 
     /// Removes a file behind everybody's back; false where there is none.
@@ -368,6 +388,9 @@ impl SimHandle {
 impl VfsFile for SimHandle {
     fn pread(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         self.with(|disk| {
+            if disk.unreadable.contains(&self.file) {
+                return Err(io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error()));
+            }
             let file = disk.files.get(self.file).ok_or_else(eio)?;
             let rest = file.data.get(narrow(offset)..).unwrap_or_default();
             let len = rest.len().min(buf.len());

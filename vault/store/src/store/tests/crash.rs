@@ -38,8 +38,9 @@ fn work(rig: &Rig) -> Promised {
     promised
 }
 
-/// Whatever was promised is there, whatever is known is whole; then the work is done to its end.
-fn check(rig: &Rig, promised: &Promised, what: &str) {
+/// Whatever was promised is there, whatever is known is whole; then the work is done to its end,
+/// and what is promised now is returned.
+fn check(rig: &Rig, promised: &Promised, what: &str) -> Promised {
     let store = match rig.try_open(OpenMode::ReadWrite) {
         Ok(store) => store,
         Err(error) => panic!("{what}: cannot be opened: {error}"),
@@ -53,12 +54,15 @@ fn check(rig: &Rig, promised: &Promised, what: &str) {
         assert!(store.receipts().contains(receipt), "{what}: a receipt is gone");
     }
     assert_closed(&store, what);
+    let mut now = Promised::default();
     for (name, first) in [("one", 0), ("two", 10)] {
         let objects = disk_objects(name, first, 20);
         let receipt = back_up(&store, name, &objects);
+        now.receipts.push(Arc::clone(&receipt));
         let before = promised.receipts.iter().find(|r| r.snapshot == receipt.snapshot);
         assert!(before.is_none_or(|before| *before == receipt), "{what}: committed twice");
         assert_holds(&store, &objects);
+        now.objects.extend(objects);
     }
     assert!(store.receipts().len() <= 2, "{what}");
     drop(store);
@@ -68,6 +72,7 @@ fn check(rig: &Rig, promised: &Promised, what: &str) {
     for (name, first) in [("one", 0), ("two", 10)] {
         assert_holds(&reader, &disk_objects(name, first, 20));
     }
+    now
 }
 
 /// Every object that is known reads back, and its children are known.
@@ -182,8 +187,44 @@ fn a_fault_at_every_operation() {
             let after = vfs.after_power_cut(0);
             let index = rig.index.as_ref().map(KeptIndex::copied);
             check(&Rig { index, ..sim_rig(&after) }, &promised, &format!("{what}, power cut"));
-            check(&rig, &promised, &what);
+            let promised = check(&rig, &promised, &what);
+            // What it promises after the fault must not rest on what the fault left unsynced.
+            let after = vfs.after_power_cut(0);
+            let index = rig.index.as_ref().map(KeptIndex::copied);
+            let what = format!("{what}, done, power cut");
+            check(&Rig { index, ..sim_rig(&after) }, &promised, &what);
         }
+    }
+}
+
+/// What becomes of a store that crashed while it was opened after a crash.
+fn crash_again(first: &SimVfs, index: Option<&KeptIndex>, promised: &Promised, what: &str) {
+    for again in 0.. {
+        let second = first.after_kill();
+        second.fault_at(again, Fault::Crash);
+        let rig = Rig { index: index.map(KeptIndex::copied), ..sim_rig(&second) };
+        drop(rig.try_open(OpenMode::ReadWrite));
+        let cuts =
+            [second.after_kill(), second.after_power_cut(0), second.after_power_cut(again + 1)];
+        for (number, after) in cuts.into_iter().enumerate() {
+            let index = rig.index.as_ref().map(KeptIndex::copied);
+            let what = format!("{what}, again at {again}, {number}");
+            check(&Rig { index, ..sim_rig(&after) }, promised, &what);
+        }
+        if second.operations() <= again {
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_crash_while_the_store_is_opened_after_a_crash() {
+    for (number, at) in operations().rev().step_by(37).enumerate() {
+        let (vfs, rig) = simulated(number % 2 == 0);
+        vfs.fault_at(at, Fault::Crash);
+        let promised = work(&rig);
+        let first = if number % 3 == 0 { vfs.after_power_cut(at) } else { vfs.after_kill() };
+        crash_again(&first, rig.index.as_ref(), &promised, &format!("operation {at}"));
     }
 }
 

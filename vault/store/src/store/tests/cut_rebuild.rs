@@ -14,6 +14,14 @@ use crate::session::Base;
 struct CutIndex {
     kept: KeptIndex,
     left: Arc<AtomicU64>,
+    /// Whose lock is taken away with the next batch.
+    robbed: Arc<Mutex<Option<SimVfs>>>,
+}
+
+impl CutIndex {
+    fn new(kept: KeptIndex, left: Arc<AtomicU64>) -> Self {
+        Self { kept, left, robbed: Arc::default() }
+    }
 }
 
 impl IndexOpener for CutIndex {
@@ -44,6 +52,9 @@ impl Index for CutIndex {
     }
 
     fn apply(&self, batch: &Batch) -> Result<()> {
+        if let Some(vfs) = locked(&self.robbed).take() {
+            assert!(vfs.lose("LOCK"));
+        }
         let one_less = |left: u64| left.checked_sub(1);
         match self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less) {
             Ok(_) => self.kept.apply(batch),
@@ -91,7 +102,7 @@ fn a_rebuild_that_was_cut_off_is_made_again() {
             let vfs = vfs.after_kill();
             vfs.remove(&pack).unwrap();
             let kept = rig.index.as_ref().unwrap().copied();
-            let index = CutIndex { kept: kept.clone(), left: Arc::new(AtomicU64::new(batches)) };
+            let index = CutIndex::new(kept.clone(), Arc::new(AtomicU64::new(batches)));
             let options = OpenOptions::owner(Box::new(index), fresh_seed(), 1, Timestamp(6));
             let opened = Store::open(Arc::new(vfs.clone()), options);
             let cut = opened.is_err();
@@ -126,7 +137,7 @@ fn a_rebuild_that_fails_in_an_open_store_leaves_nothing_to_rely_on() {
     let rig = Rig { index: Some(kept.clone()), ..sim_rig(&vfs) };
     init(&rig);
     let left = Arc::new(AtomicU64::new(u64::MAX));
-    let index = CutIndex { kept, left: Arc::clone(&left) };
+    let index = CutIndex::new(kept, Arc::clone(&left));
     let options = OpenOptions::owner(Box::new(index), fresh_seed(), 1, Timestamp(6));
     let store = Store::open(Arc::new(vfs.clone()), options).unwrap();
     let objects = disk_objects("one", 0, 30);
@@ -196,4 +207,25 @@ fn a_shortened_pack_is_not_trusted_for_the_table_beside_it() {
         }
     }
     assert!(shortened > 1, "{shortened}");
+}
+
+#[test]
+fn nothing_is_acknowledged_that_the_next_owner_may_not_have_seen() {
+    let vfs = SimVfs::default();
+    init(&sim_rig(&vfs));
+    let index = CutIndex::new(KeptIndex::default(), Arc::new(AtomicU64::new(u64::MAX)));
+    let robbed = Arc::clone(&index.robbed);
+    let options = OpenOptions::owner(Box::new(index), fresh_seed(), 1, Timestamp(6));
+    let store = Store::open(Arc::new(vfs.clone()), options).unwrap();
+    let objects = disk_objects("one", 0, 30);
+    let agent = begin(&store, "one", None);
+    put_all(&store, &agent, &objects[..1]);
+    store.flush().unwrap();
+    assert_eq!(agent.durable(), [0].into());
+    // The lock goes between the check before the sync and the acknowledgement.
+    *locked(&robbed) = Some(vfs.clone());
+    store.put(&agent.session, 1, &objects[1]).unwrap();
+    store.flush().unwrap();
+    assert_eq!(agent.durable(), [0].into());
+    assert!(locked(&agent.told).failed.contains_key(&1));
 }

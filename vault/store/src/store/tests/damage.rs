@@ -7,7 +7,7 @@ use crate::pack::{open_name, sealed_name};
 use crate::receipt::receipt_name;
 
 /// A closed store with one snapshot on a simulated disk.
-fn closed(index: bool) -> (SimVfs, Rig, Vec<Object>) {
+pub(super) fn closed(index: bool) -> (SimVfs, Rig, Vec<Object>) {
     let vfs = SimVfs::default();
     let rig = Rig { index: index.then(KeptIndex::default), ..sim_rig(&vfs) };
     init(&rig);
@@ -17,7 +17,7 @@ fn closed(index: bool) -> (SimVfs, Rig, Vec<Object>) {
 }
 
 /// A store that was killed with everything durable in open packs.
-fn killed(index: bool) -> (SimVfs, Rig, Vec<Object>) {
+pub(super) fn killed(index: bool) -> (SimVfs, Rig, Vec<Object>) {
     let vfs = SimVfs::default();
     let rig = Rig { index: index.then(KeptIndex::default), ..sim_rig(&vfs) };
     init(&rig);
@@ -30,14 +30,14 @@ fn killed(index: bool) -> (SimVfs, Rig, Vec<Object>) {
 }
 
 /// A copy of a rig that can be harmed.
-fn copy(vfs: &SimVfs, rig: &Rig) -> (SimVfs, Rig) {
+pub(super) fn copy(vfs: &SimVfs, rig: &Rig) -> (SimVfs, Rig) {
     let vfs = vfs.after_kill();
     let index = rig.index.as_ref().map(KeptIndex::copied);
     (vfs.clone(), Rig { index, ..sim_rig(&vfs) })
 }
 
 /// How many objects cannot be read; panics on a wrong byte.
-fn unreadable(store: &Store, objects: &[Object]) -> usize {
+pub(super) fn unreadable(store: &Store, objects: &[Object]) -> usize {
     let bad = |object: &&Object| match store.get(DOMAIN, &object.reference) {
         Ok(found) => {
             assert_eq!(&found, *object, "a wrong byte");
@@ -49,7 +49,7 @@ fn unreadable(store: &Store, objects: &[Object]) -> usize {
 }
 
 /// Everything that is known is whole: what a later backup would leave out is there.
-fn assert_known_is_whole(store: &Store, objects: &[Object]) {
+pub(super) fn assert_known_is_whole(store: &Store, objects: &[Object]) {
     let agent = begin(store, "probe", None);
     for object in objects {
         if store.known(&agent.session, &[object.reference]).unwrap() == [true] {
