@@ -1,5 +1,6 @@
 //! What is on a disk: its partition table, its volumes, and the files of those that parse.
 
+use umbra_common::snapshot::MAX_VOLUMES;
 use umbra_fsparse::ext::{Ext, Journal};
 use umbra_fsparse::partition::{self, PartitionTable, TableKind};
 use umbra_fsparse::{ByteLen, ByteOffset, ByteRange, Error, InodeNumber, ReadAt, Slice};
@@ -105,7 +106,16 @@ pub fn survey(disk: &dyn ReadAt, policy: ParsePolicy, monitor: &dyn Monitor) -> 
         let whole = ByteRange::new(ByteOffset(0), disk.len()).unwrap_or_default();
         volumes.push(look_at(disk, "disk".into(), whole, policy, monitor));
     }
-    for partition in &table.partitions {
+    // A partition that is no volume is what stands between volumes: residue, kept all the same.
+    let beyond = table.partitions.len().saturating_sub(MAX_VOLUMES);
+    if beyond > 0 {
+        let message = format!(
+            "{beyond} partitions beyond the first {MAX_VOLUMES} are kept as disk, without their \
+             files"
+        );
+        monitor.warning(Notice { subject: "partition table".into(), at: None, message });
+    }
+    for partition in table.partitions.iter().take(MAX_VOLUMES) {
         let path = format!("part/{}", partition.number);
         volumes.push(look_at(disk, path, partition.range, policy, monitor));
     }

@@ -6,8 +6,8 @@ use umbra_common::image_hash::ImageHash;
 use umbra_common::map::MapRoot;
 use umbra_common::node::Node;
 use umbra_common::snapshot::{
-    Counts, DiskLabel, FreePolicy, MAX_TEXT_BYTES, MAX_WARNINGS, Manifest, ManifestWarning, Method,
-    Parameters, Parsed, RunId, SessionNonce, Volume, shortened,
+    Counts, DiskLabel, FreePolicy, MAX_TEXT_BYTES, MAX_WARNING_BYTES, MAX_WARNINGS, Manifest,
+    ManifestWarning, Method, Parameters, Parsed, RunId, SessionNonce, Volume, shortened,
 };
 use umbra_common::{ByteLen, ByteRange};
 use umbra_fsparse::partition::TableKind;
@@ -68,7 +68,7 @@ pub(super) fn make(facts: &Facts<'_>) -> Result<Node> {
     let survey = facts.survey;
     let volumes = survey.volumes.iter().zip(facts.overlays);
     let (notices, warnings_total) = &facts.warnings;
-    let manifest = Manifest {
+    let mut manifest = Manifest {
         disk: DiskLabel {
             name: labels.disk.clone(),
             length: facts.len,
@@ -83,7 +83,7 @@ pub(super) fn make(facts: &Facts<'_>) -> Result<Node> {
         tags: labels.tags.clone(),
         parameters: Parameters::current(),
         partition_table: match survey.table.kind {
-            TableKind::None => "none".into(),
+            TableKind::None => String::new(),
             TableKind::Mbr => "mbr".into(),
             TableKind::Gpt { .. } => "gpt".into(),
         },
@@ -109,7 +109,21 @@ pub(super) fn make(facts: &Facts<'_>) -> Result<Node> {
         nonce: labels.nonce,
         signature: None,
     };
-    Ok(manifest.to_node()?)
+    to_node(&mut manifest)
+}
+
+/// Encodes it; where it is too long for a node, with fewer warnings: what a disk makes the parsers
+/// say never fails a backup. All warnings stay counted.
+fn to_node(manifest: &mut Manifest) -> Result<Node> {
+    loop {
+        match manifest.to_node() {
+            Err(umbra_common::Error::Limit { .. }) if !manifest.warnings.is_empty() => {
+                let kept = manifest.warnings.len() / 2;
+                manifest.warnings.truncate(kept);
+            }
+            result => return Ok(result?),
+        }
+    }
 }
 
 fn volume_of(volume: &crate::survey::Volume, overlay: Option<&Overlay>) -> Volume {
@@ -125,9 +139,9 @@ fn volume_of(volume: &crate::survey::Volume, overlay: Option<&Overlay>) -> Volum
         parsed: match &volume.parse {
             Parse::Full => Parsed::Full,
             Parse::Partial { reason } => {
-                Parsed::Partial { reason: shortened(reason, MAX_TEXT_BYTES) }
+                Parsed::Partial { reason: shortened(reason, MAX_WARNING_BYTES) }
             }
-            Parse::None { reason } => Parsed::None { reason: shortened(reason, MAX_TEXT_BYTES) },
+            Parse::None { reason } => Parsed::None { reason: shortened(reason, MAX_WARNING_BYTES) },
         },
         files: count(FileType::File),
         dirs: count(FileType::Dir),

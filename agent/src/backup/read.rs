@@ -287,7 +287,7 @@ impl<'a> Reader<'a> {
         while !rest.is_empty() {
             let start = rest.start();
             let span = match self.span {
-                Some(span) if self.joins(span, start) => span,
+                Some(span) if self.joins(span, start) && self.takes(span, rest, role) => span,
                 Some(_) => {
                     self.flush()?;
                     ByteRange::between(start, start).unwrap_or_default()
@@ -313,6 +313,12 @@ impl<'a> Reader<'a> {
         gap.len().0 <= GAP_BYTES
             && start.0 - span.start().0 < SPAN_BYTES
             && (gap.is_empty() || waste <= self.wanted / WASTE_DIVISOR)
+    }
+
+    /// Tells whether a span may take a range. Slack is judged as a whole, whatever was read before
+    /// it: what is residue depends on the bytes alone. It is never longer than a span.
+    fn takes(&self, span: ByteRange, range: ByteRange, role: Role) -> bool {
+        role == Role::Stream || range.end().0 - span.start().0 <= SPAN_BYTES
     }
 
     /// Reads the current span and hands it on with the steps up to here.

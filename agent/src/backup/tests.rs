@@ -1,6 +1,8 @@
 //! The stages against a vault in memory: what goes in comes back, whatever the layout.
 #![allow(clippy::unwrap_used)]
 
+mod many;
+mod small_changes;
 mod sources;
 
 use std::collections::HashMap;

@@ -7,9 +7,9 @@
 use crate::cbor::{Reader, Writer};
 use crate::image_hash::{WINDOW_BYTES, WindowHash};
 use crate::node::{Node, References};
-use crate::{Error, Kind, Reference, Result};
+use crate::{ByteLen, Error, Kind, Reference, Result};
 
-use super::{Content, FAN_OUT, page};
+use super::{Content, FAN_OUT, page, windows_below};
 
 const VERSION: u64 = 1;
 const WHAT: &str = "map node";
@@ -130,11 +130,12 @@ impl Entries {
         Node { kind: Kind::MapNode, refs: refs.into_list(), body: writer.into_bytes() }
     }
 
-    /// Decodes a node of this level that has this many entries.
+    /// Decodes a node of this level, from 1, that covers `covered` bytes of the disk: so many
+    /// entries it has, and exactly these bytes the pages of its windows cover.
     ///
     /// # Errors
     /// `Corrupt`, `Unsupported` or `UnknownNumber`.
-    pub(super) fn decode(node: &Node, level: u8, count: u64) -> Result<Self> {
+    pub(super) fn decode(node: &Node, level: u8, covered: ByteLen) -> Result<Self> {
         if node.kind != Kind::MapNode {
             return Err(Error::Corrupt { what: WHAT, at: 0, reason: "a node of another kind" });
         }
@@ -147,11 +148,16 @@ impl Entries {
         if reader.uint()? != u64::from(level) {
             return Err(reader.corrupt("it is of another level than its place"));
         }
+        let windows = covered.0.div_ceil(WINDOW_BYTES);
+        let count = windows.div_ceil(windows_below(level.saturating_sub(1)));
         if crate::cbor::wide(len) != count.saturating_add(2) || count > FAN_OUT {
             return Err(reader.corrupt("it has another number of entries than its place"));
         }
         let entries = if level == 1 {
-            let entries = (0..count).map(|_| WindowEntry::read(&mut reader, node));
+            let entries = (0..count).map(|index| {
+                let left = covered.0.saturating_sub(index.saturating_mul(WINDOW_BYTES));
+                WindowEntry::read(&mut reader, node, left.min(WINDOW_BYTES))
+            });
             Self::Windows(entries.collect::<Result<_>>()?)
         } else {
             let entries = (0..count).map(|_| ChildEntry::read(&mut reader, node));
@@ -185,7 +191,8 @@ impl WindowEntry {
         }
     }
 
-    fn read(reader: &mut Reader<'_>, node: &Node) -> Result<Self> {
+    /// Reads the entry of a window of `window_len` bytes.
+    fn read(reader: &mut Reader<'_>, node: &Node, window_len: u64) -> Result<Self> {
         if !reader.at_array() {
             let number = reader.uint()?;
             return Ok(Self::Folded(Fold::read(reader, number)?));
@@ -204,8 +211,9 @@ impl WindowEntry {
                 return Err(reader.corrupt("a page was halved too often"));
             }
             let size = WINDOW_BYTES >> halvings;
-            if !at.is_multiple_of(size) || at >= WINDOW_BYTES {
-                return Err(reader.corrupt("the pages of a window do not lie on their grid"));
+            if !at.is_multiple_of(size) || at >= window_len {
+                let reason = "the pages of a window leave their grid or the disk";
+                return Err(reader.corrupt(reason));
             }
             at = at.saturating_add(size);
             let page = node.child(reader.narrow()?)?;
@@ -213,6 +221,9 @@ impl WindowEntry {
                 return Err(reader.corrupt("a window's page is no page"));
             }
             pages.push(PageEntry { halvings, page });
+        }
+        if at < window_len {
+            return Err(reader.corrupt("the pages of a window end before it"));
         }
         Ok(Self::Pages { hash, pages })
     }

@@ -13,10 +13,13 @@ use crate::{ByteLen, ByteRange, Error, Kind, Reference, Result};
 
 use super::inner::{ChildEntry, Entries, PageEntry, WindowEntry};
 use super::page::{self, ReadRun};
-use super::{Content, FAN_OUT, Run, between, corrupt, levels, windows_below};
+use super::{Content, Run, between, corrupt, levels, windows_below};
 
 /// How many pages are asked for at once, ahead of need.
 const PAGES_AHEAD: usize = 16;
+
+/// How many places are looked at to find those; a page that stands at many is asked for once.
+const PLACES_AHEAD: usize = 64;
 
 /// Reads an image map.
 #[derive(Clone, Copy)]
@@ -77,8 +80,8 @@ impl<'s> MapReader<'s> {
     /// Returns the runs of `range` in the order of the disk, cut to the range and to the disk.
     pub fn runs(&self, range: ByteRange) -> Runs<'s> {
         let end = range.end().0.min(self.disk_len.0);
-        let (at, page, ahead) = (range.start().0, None, HashMap::new());
-        Runs { cursor: Cursor::new(*self), at, end, page, ahead }
+        let (at, page, window, ahead) = (range.start().0, None, None, HashMap::new());
+        Runs { cursor: Cursor::new(*self), at, end, page, window, ahead }
     }
 
     /// Returns all windows in the order of the disk.
@@ -167,7 +170,6 @@ impl<'s> Cursor<'s> {
     fn open(&mut self, level: u8, first: u64, link: Link) -> Result<&Open, Lost> {
         let range = self.coverage(first, windows_below(level));
         let lost = |error| Lost { range, error };
-        let count = range.len().0.div_ceil(WINDOW_BYTES).div_ceil(windows_below(level - 1));
         let source = self.map.source;
         let slot = self.path.get_mut(usize::from(level - 1));
         let slot = slot.ok_or_else(|| lost(corrupt(0, "a level too many")))?;
@@ -175,7 +177,7 @@ impl<'s> Cursor<'s> {
             Some(open) if open.first == first => open,
             _ => {
                 let node = link.follow(source).map_err(lost)?;
-                let entries = Entries::decode(&node, level, count).map_err(lost)?;
+                let entries = Entries::decode(&node, level, range.len()).map_err(lost)?;
                 Open { first, own: link.target, node, entries: Arc::new(entries) }
             }
         };
@@ -227,7 +229,9 @@ pub struct Runs<'s> {
     at: u64,
     end: u64,
     page: Option<OpenPage>,
-    /// Pages of the open level 1 node that were read ahead.
+    /// The window that was entered last, and its pages.
+    window: Option<(u64, Vec<(ByteRange, PageEntry)>)>,
+    /// Pages that were read together, at most [`PAGES_AHEAD`].
     ahead: HashMap<Reference, Arc<Node>>,
 }
 
@@ -293,25 +297,33 @@ impl Runs<'_> {
         };
         let range = self.cursor.coverage(first + wide(index), 1);
         let missing = || Lost { range, error: corrupt(self.at, "no page maps this") };
-        let (_, pages) = self.cursor.pages(index).ok_or_else(missing)?;
-        let here = |range: &ByteRange| range.start().0 <= self.at && self.at < range.end().0;
-        let found = pages.iter().find(|(range, _)| here(range));
-        let (range, entry) = found.copied().ok_or_else(missing)?;
+        let pages = match self.window.take() {
+            Some((number, pages)) if number == window => pages,
+            _ => self.cursor.pages(index).ok_or_else(missing)?.1,
+        };
+        // They cover the window, as was checked when the node was decoded.
+        let place = pages.partition_point(|(range, _)| range.end().0 <= self.at);
+        let rest = pages.get(place..).unwrap_or_default();
+        let (range, entry) = rest.first().copied().ok_or_else(missing)?;
         let lost = |error| Lost { range, error };
-        let node = self.page_node(index, entry.page).map_err(lost)?;
+        let node = self.page_node(index, rest).map_err(lost)?;
+        self.window = Some((window, pages));
         let runs = page::decode(&node, range.len().0).map_err(lost)?;
         self.page = Some(OpenPage { own: entry.page, runs, next: 0, at: range.start().0 });
         Ok(None)
     }
 
-    /// Reads a page of entry `index` of the open level 1 node, and with it the next ones.
-    fn page_node(&mut self, index: usize, page: Reference) -> Result<Arc<Node>> {
-        if let Some(node) = self.ahead.remove(&page) {
-            return Ok(node);
+    /// Reads the first page of `rest`, which are pages of entry `index` of the open level 1 node,
+    /// and with it the next ones.
+    fn page_node(&mut self, index: usize, rest: &[(ByteRange, PageEntry)]) -> Result<Arc<Node>> {
+        let first = rest.first().map(|(_, entry)| entry.page);
+        let page = first.ok_or_else(|| corrupt(self.at, "no page maps this"))?;
+        if let Some(node) = self.ahead.get(&page) {
+            return Ok(Arc::clone(node));
         }
         let open = self.cursor.leaf().ok_or_else(|| corrupt(self.at, "no map node is open"))?;
         let (own, node) = (open.own, Arc::clone(&open.node));
-        let wanted = self.next_pages(index, page);
+        let wanted = self.next_pages(index, rest);
         let links = wanted.iter().map(|page| link_to(own, &node, *page));
         let numbers: Vec<u32> = links.map(|link| Ok(link?.number)).collect::<Result<_>>()?;
         let link = link_to(own, &node, page)?;
@@ -320,25 +332,24 @@ impl Runs<'_> {
             return link.follow(self.cursor.map.source);
         };
         self.ahead = wanted.into_iter().zip(nodes).collect();
-        match self.ahead.remove(&page) {
-            Some(node) => Ok(node),
+        match self.ahead.get(&page) {
+            Some(node) => Ok(Arc::clone(node)),
             None => link.follow(self.cursor.map.source),
         }
     }
 
-    /// The page and those that the rest of the range needs next, each once.
-    fn next_pages(&self, index: usize, page: Reference) -> Vec<Reference> {
-        let mut wanted = vec![page];
-        // `FAN_OUT` fits every type.
-        let last = usize::try_from(FAN_OUT).unwrap_or(usize::MAX);
-        for (_, pages) in (index..last).map_while(|index| self.cursor.entry_pages(index)) {
-            for (range, entry) in pages {
-                if range.start().0 >= self.end || wanted.len() >= PAGES_AHEAD {
-                    return wanted;
-                }
-                if range.start().0 > self.at && !wanted.contains(&entry.page) {
-                    wanted.push(entry.page);
-                }
+    /// The first page of `rest`, which are pages of entry `index`, and those that the range needs
+    /// next, each once.
+    fn next_pages(&self, index: usize, rest: &[(ByteRange, PageEntry)]) -> Vec<Reference> {
+        let behind = (index.saturating_add(1)..).map_while(|index| self.cursor.entry_pages(index));
+        let places = rest.iter().copied().chain(behind.flatten());
+        let mut wanted: Vec<Reference> = Vec::new();
+        for (range, entry) in places.take(PLACES_AHEAD) {
+            if range.start().0 >= self.end || wanted.len() >= PAGES_AHEAD {
+                break;
+            }
+            if !wanted.contains(&entry.page) {
+                wanted.push(entry.page);
             }
         }
         wanted
@@ -347,13 +358,9 @@ impl Runs<'_> {
 
 impl Cursor<'_> {
     /// As [`Cursor::pages`]; a folded window has none, and behind the last window is `None`.
-    fn entry_pages(&self, index: usize) -> Option<(u64, Vec<(ByteRange, PageEntry)>)> {
-        let open = self.leaf()?;
-        if index >= open.entries.len() {
-            return None;
-        }
-        let pages = self.pages(index).map(|(_, pages)| pages).unwrap_or_default();
-        Some((open.first + wide(index), pages))
+    fn entry_pages(&self, index: usize) -> Option<Vec<(ByteRange, PageEntry)>> {
+        let known = index < self.leaf()?.entries.len();
+        known.then(|| self.pages(index).map(|(_, pages)| pages).unwrap_or_default())
     }
 }
 

@@ -67,7 +67,11 @@ impl Extent {
         let says_part = self.part.is_some();
         let good = match self.codec {
             Codec::None => !says_part,
-            Codec::Jbd2Escaped => self.normal() == *self,
+            // As many bytes as on the disk, so that a part beyond them is none.
+            Codec::Jbd2Escaped => {
+                let shown = self.part.is_none_or(|part| part.end().0 <= self.disk.len().0);
+                shown && self.normal() == *self
+            }
             Codec::Zlib | Codec::Lzo | Codec::Zstd | Codec::Lznt1 => says_part,
         };
         if !good {

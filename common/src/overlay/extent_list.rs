@@ -5,8 +5,6 @@
 //! with positions from its own start. Level 1 covers 256 windows of 1 GiB, each one leaf or, where
 //! that would grow too large, its halves, quarters, ...; a level above covers 256 of the one below.
 
-use std::sync::Arc;
-
 use crate::cbor::{Reader, Writer, expect_array, wide};
 use crate::node::{Link, Node, NodeSink, NodeSource, References};
 use crate::{ByteLen, ByteOffset, ByteRange, Error, Kind, Reference, Result};
@@ -32,6 +30,9 @@ struct Child {
     content: ByteRange,
     node: Reference,
 }
+
+/// A child that was read, and its number in the reference list.
+type Numbered = (Child, u32);
 
 /// Writes maximal extents and returns the root of their tree.
 pub(super) fn write(sink: &mut dyn NodeSink, extents: &[Extent]) -> Result<Reference> {
@@ -143,7 +144,7 @@ fn encode_inner(level: u8, start: ByteOffset, children: &[Child]) -> Node {
 /// What a node of the tree holds.
 enum Body {
     Leaf(Vec<Extent>),
-    Inner(u8, Vec<Child>),
+    Inner(u8, Vec<Numbered>),
 }
 
 /// Decodes a node that covers `content`, or a root, which covers what its level says.
@@ -168,7 +169,10 @@ fn decode(node: &Node, place: Option<(u8, ByteRange)>) -> Result<Body> {
             return Err(Error::Limit { what: WHAT, limit: wide(MAX_SPLIT_BYTES) });
         }
         let extents = read_list(&mut reader, count, content.start())?;
-        if extents.last().is_some_and(|last| last.content().end() > content.end()) {
+        let Some(last) = extents.last() else {
+            return Err(reader.corrupt("a leaf without extents"));
+        };
+        if last.content().end() > content.end() {
             return Err(reader.corrupt("an extent leaves its window"));
         }
         reader.finish()?;
@@ -176,8 +180,12 @@ fn decode(node: &Node, place: Option<(u8, ByteRange)>) -> Result<Body> {
         return Ok(Body::Leaf(extents));
     }
     let children = read_children(&mut reader, node, (level, content), count)?;
+    if children.is_empty() {
+        return Err(reader.corrupt("a node without children"));
+    }
     reader.finish()?;
-    node.same(&encode_inner(level, content.start(), &children))?;
+    let plain: Vec<Child> = children.iter().map(|(child, _)| *child).collect();
+    node.same(&encode_inner(level, content.start(), &plain))?;
     Ok(Body::Inner(level, children))
 }
 
@@ -186,7 +194,7 @@ fn read_children(
     node: &Node,
     (level, content): (u8, ByteRange),
     count: usize,
-) -> Result<Vec<Child>> {
+) -> Result<Vec<Numbered>> {
     let mut children = Vec::new();
     let mut end = content.start();
     for _ in 0..count {
@@ -195,20 +203,31 @@ fn read_children(
         let start = content.start().checked_add(ByteLen(start));
         let child = start.and_then(|start| ByteRange::new(start, len));
         let child = child.ok_or_else(|| reader.corrupt("a child ends past 2^64"))?;
-        let step = span(level - 1);
-        let window = child.start().0 / step == child.end().0.saturating_sub(1) / step;
-        // The last one of the highest level ends at 2^64.
-        let whole = level == 1 || child.end().0 == child.start().0.saturating_add(step);
         if child.is_empty() || child.start() < end || !content.contains(child) {
             return Err(reader.corrupt("the children of a node are out of order"));
         }
-        if !window || !whole {
+        if !is_on_grid(child, level) {
             return Err(reader.corrupt("a child does not stand on its grid"));
         }
         end = child.end();
-        children.push(Child { content: child, node: node.child(reader.narrow()?)? });
+        let number = reader.narrow()?;
+        children.push((Child { content: child, node: node.child(number)? }, number));
     }
     Ok(children)
+}
+
+/// Tells whether a child of a node of this level covers what a child may: all that a node of the
+/// level below covers, or, of level 1, a half, quarter, ... of it.
+fn is_on_grid(child: ByteRange, level: u8) -> bool {
+    let step = span(level.saturating_sub(1));
+    let start = child.start().0;
+    // The last one ends a byte before 2^64, so that its parts are odd.
+    if start / step == u64::MAX / step {
+        return level == 1 || (start.is_multiple_of(step) && child.end().0 == u64::MAX);
+    }
+    let len = child.len().0;
+    let halves = level == 1 && len.is_power_of_two() && (MIN_LEAF_BYTES..=step).contains(&len);
+    (halves || len == step) && start.is_multiple_of(len)
 }
 
 fn between(start: u64, end: u64) -> ByteRange {
@@ -238,7 +257,7 @@ pub struct ExtentIter<'s> {
     /// Extents of the current leaf (or the record), next one last.
     leaf: Vec<Extent>,
     /// What is left of the open nodes, lowest last; next child last.
-    open: Vec<(Arc<Node>, Reference, u8, Vec<Child>)>,
+    open: Vec<(Reference, u8, Vec<Numbered>)>,
     root: Option<Link>,
     /// What may still be continued by the next extent.
     held: Option<Extent>,
@@ -270,15 +289,14 @@ impl<'s> ExtentIter<'s> {
             let source = self.source?;
             let (link, place) = self.next_link()?;
             let content = place.map_or(between(0, u64::MAX), |(_, content)| content);
-            let body = link.follow(source).and_then(|node| Ok((decode(&node, place)?, node)));
-            match body {
-                Ok((Body::Leaf(extents), _)) => {
+            match link.follow(source).and_then(|node| decode(&node, place)) {
+                Ok(Body::Leaf(extents)) => {
                     self.leaf = extents;
                     self.leaf.reverse();
                 }
-                Ok((Body::Inner(level, mut children), node)) => {
+                Ok(Body::Inner(level, mut children)) => {
                     children.reverse();
-                    self.open.push((node, link.target, level, children));
+                    self.open.push((link.target, level, children));
                 }
                 Err(error) => return Some(Err(LostExtents { content, error })),
             }
@@ -291,16 +309,14 @@ impl<'s> ExtentIter<'s> {
             return Some((root, None));
         }
         loop {
-            let (node, own, level, children) = self.open.last_mut()?;
-            let Some(child) = children.pop() else {
+            let (own, level, children) = self.open.last_mut()?;
+            let Some((child, number)) = children.pop() else {
                 self.open.pop();
                 continue;
             };
             if child.content.end() <= self.from {
                 continue;
             }
-            let number = node.refs.iter().position(|reference| *reference == child.node)?;
-            let number = u32::try_from(number).ok()?;
             let link = Link { parent: *own, number, target: child.node };
             return Some((link, Some((*level - 1, child.content))));
         }

@@ -218,6 +218,12 @@ fn open(source: &dyn NodeSource, place: &Place) -> Result<(Arc<Node>, Body)> {
     if place.level.is_some_and(|level| level != body.level()) {
         return Err(corrupt("a node is of another level than its place"));
     }
+    // The first level that has a single node is the directory: there is no node above it.
+    if let (None, Body::Inner(_, children)) = (place.level, &body)
+        && children.len() < 2
+    {
+        return Err(corrupt("a node above a single one"));
+    }
     let bounds = body.bounds();
     if bounds.is_some_and(|(first, _)| first.is_empty()) {
         return Err(corrupt("an entry without a name"));

@@ -290,6 +290,11 @@ impl Record {
         };
         fields.finish(reader)?;
         record.check()?;
+        if let Xattrs::Inline(list) = &record.xattrs
+            && xattrs::weight(list) > MAX_INLINE_XATTR_BYTES
+        {
+            return Err(reader.corrupt("attributes stand in the record and belong in nodes"));
+        }
         Ok(record)
     }
 }

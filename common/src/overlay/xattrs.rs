@@ -8,7 +8,10 @@ use crate::cbor::{Reader, Writer, expect_array};
 use crate::node::{Link, Node, NodeSink, NodeSource};
 use crate::{Error, Kind, Reference, Result};
 
-use super::{MAX_SPLIT_BYTES, MAX_XATTR_BYTES, MAX_XATTR_NAME_BYTES, MAX_XATTR_VALUE_BYTES};
+use super::{
+    MAX_INLINE_XATTR_BYTES, MAX_SPLIT_BYTES, MAX_XATTR_BYTES, MAX_XATTR_NAME_BYTES,
+    MAX_XATTR_VALUE_BYTES,
+};
 
 const VERSION: u64 = 1;
 const WHAT: &str = "xattrs";
@@ -89,6 +92,10 @@ pub(super) fn read(source: &dyn NodeSource, links: &[Link]) -> Result<Vec<Xattr>
         xattrs.extend(decode(&*link.follow(source)?)?);
         check(&xattrs)?;
     }
+    if weight(&xattrs) <= MAX_INLINE_XATTR_BYTES {
+        let reason = "the attributes stand in nodes and belong in the record";
+        return Err(Error::Corrupt { what: WHAT, at: 0, reason });
+    }
     Ok(xattrs)
 }
 
@@ -105,6 +112,9 @@ pub(super) fn decode(node: &Node) -> Result<Vec<Xattr>> {
     let xattrs = (1..len).map(|_| read_one(&mut reader)).collect::<Result<Vec<_>>>()?;
     reader.finish()?;
     check(&xattrs)?;
+    if xattrs.is_empty() {
+        return Err(Error::Corrupt { what: WHAT, at: 0, reason: "a node without attributes" });
+    }
     node.same(&encode(&xattrs))?;
     Ok(xattrs)
 }

@@ -5,7 +5,7 @@ mod sources;
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use umbra_common::snapshot::{RunId, SessionNonce};
+use umbra_common::snapshot::{MAX_LABELS, MAX_TEXT_BYTES, RunId, SessionNonce};
 use umbra_common::wire::{BaseState, Begin};
 use umbra_fsparse::Timestamp;
 use umbra_fsparse::partition::TableKind;
@@ -37,6 +37,13 @@ pub fn run(global: &Global, args: &BackupArgs, output: &Output) -> Result<()> {
         return Err(Error::Usage {
             what: "--disk names one disk and there are several sources".into(),
             hint: "leave --disk out, or back up one source at a time".into(),
+        });
+    }
+    // Said now, and not when everything has been read and sent.
+    if args.tags.len() > MAX_LABELS || args.tags.iter().any(|tag| tag.len() > MAX_TEXT_BYTES) {
+        return Err(Error::Usage {
+            what: format!("a snapshot has at most {MAX_LABELS} tags of {MAX_TEXT_BYTES} bytes"),
+            hint: "give fewer --tag, or shorter ones".into(),
         });
     }
     let system = System::read()?;

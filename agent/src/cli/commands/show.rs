@@ -175,7 +175,7 @@ fn json_form(opened: &Opened, output: &Output) -> Result<()> {
             "consistency": manifest.method.consistency.name(),
             "method": manifest.method.text,
             "free": if manifest.free == FreePolicy::Skip { "skip" } else { "keep" },
-            "partition_table": manifest.partition_table,
+            "partition_table": partition_table(manifest).to_lowercase(),
             "bytes_total": counts.bytes_total,
             "bytes_data": counts.bytes_data,
             "bytes_zero": counts.bytes_zero,

@@ -1,8 +1,12 @@
 //! Tests of damaged, missing and hostile nodes of the map.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::*;
 use crate::Result;
 use crate::cbor::Writer;
+use crate::node::NodeSource;
 
 /// Ten windows of data after 256 of data, so that there are two level 1 nodes.
 fn two_nodes() -> (MemoryNodes, MapRoot, u64) {
@@ -145,7 +149,7 @@ fn map_nodes_have_one_encoding() {
             }
         })
     };
-    let decode = |node: Node| -> Result<Entries> { Entries::decode(&node, 1, 1) };
+    let decode = |node: Node| -> Result<Entries> { Entries::decode(&node, 1, ByteLen(WINDOW)) };
     assert!(decode(pages(&[(0, 0)])).is_ok());
     assert!(decode(pages(&[(1, 0), (2, 0), (2, 0)])).is_ok());
     assert!(decode(pages(&[(2, 0), (1, 0)])).is_err(), "not on its grid");
@@ -156,10 +160,57 @@ fn map_nodes_have_one_encoding() {
     assert!(decode(node(1, &|writer| writer.uint(2_u64))).is_err(), "an unused reference");
     let unknown = decode(node(1, &|writer| writer.uint(4_u64)));
     assert!(matches!(unknown, Err(Error::UnknownNumber { number: 4, .. })));
-    assert!(Entries::decode(&pages(&[(0, 0)]), 2, 1).is_err(), "another level");
-    assert!(Entries::decode(&pages(&[(0, 0)]), 1, 2).is_err(), "another count");
+    let decode_of = |node: Node, level, len| Entries::decode(&node, level, ByteLen(len));
+    assert!(decode_of(pages(&[(0, 0)]), 2, WINDOW).is_err(), "another level");
+    assert!(decode_of(pages(&[(0, 0)]), 1, WINDOW + 1).is_err(), "another count");
+    assert!(decode(pages(&[(1, 0)])).is_err(), "half a window is not mapped");
+    assert!(decode(pages(&[(1, 0), (2, 0)])).is_err(), "a quarter is not mapped");
+    assert!(decode_of(pages(&[(1, 0)]), 1, WINDOW / 2).is_ok(), "the disk ends there");
+    assert!(decode_of(pages(&[(1, 0)]), 1, WINDOW / 2 + 1).is_err(), "a byte is not mapped");
+    assert!(decode_of(pages(&[(1, 0), (1, 0)]), 1, WINDOW / 2).is_err(), "behind the disk");
     let to_page = node(2, &|writer| writer.uint(0_u64));
-    assert!(Entries::decode(&to_page, 2, 1).is_err(), "a page above level 1");
+    assert!(decode_of(to_page, 2, WINDOW).is_err(), "a page above level 1");
+}
+
+/// Nodes in memory that count how often one is asked for.
+struct Counting<'n> {
+    nodes: &'n MemoryNodes,
+    asked: AtomicUsize,
+}
+
+impl NodeSource for Counting<'_> {
+    fn child(&self, parent: &Reference, number: u32, want: &Reference) -> Result<Arc<Node>> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        self.nodes.child(parent, number, want)
+    }
+}
+
+/// 262 144 times one page: looking ahead for others must not cost anew at each place.
+#[test]
+fn a_page_that_stands_at_many_places_is_asked_for_once() {
+    let (windows, each) = (64_u64, 4096_u64);
+    let mut nodes = MemoryNodes::new();
+    let small = nodes.put(page(4096, &[0x80, 0x80, 0x02], 1)).unwrap();
+    let mut writer = Writer::new();
+    writer.array(66);
+    writer.uint(1_u64);
+    writer.uint(1_u64);
+    for _ in 0..windows {
+        writer.array(8193);
+        writer.bytes(&[7; 32]);
+        for _ in 0..each {
+            writer.uint(12_u64);
+            writer.uint(0_u64);
+        }
+    }
+    let root = Node { kind: Kind::MapNode, refs: vec![small], body: writer.into_bytes() };
+    let root = nodes.put(root).unwrap();
+    let source = Counting { nodes: &nodes, asked: AtomicUsize::new(0) };
+    let link = Link { parent: manifest(), number: 0, target: root };
+    let map = MapReader::new(&source, link, ByteLen(windows * WINDOW));
+    let runs = map.runs(between(0, windows * WINDOW));
+    assert_eq!(runs.filter(|run| run.is_ok()).count(), 262_144);
+    assert_eq!(source.asked.into_inner(), 2, "the root and the page");
 }
 
 proptest! {
@@ -189,8 +240,7 @@ proptest! {
             return Ok(());
         }
         // A hostile root under its own, true name.
-        let count = window_count(ByteLen(disk_len)).div_ceil(windows_below(root.levels - 1));
-        let _ = Entries::decode(&changed, root.levels, count);
+        let _ = Entries::decode(&changed, root.levels, ByteLen(disk_len));
         let reference = changed.reference();
         nodes.damage(reference, changed);
         let root = MapRoot { reference, ..root };

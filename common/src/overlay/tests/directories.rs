@@ -145,6 +145,36 @@ fn large_xattrs_stand_in_nodes() {
 }
 
 #[test]
+fn xattrs_stand_where_their_size_says() {
+    let xattr = |name: &str, len| Xattr { name: name.into(), value: vec![0; len] };
+    let large = vec![xattr("user.a", 4096)];
+    let inline = Record { xattrs: Xattrs::Inline(large), ..file(b"a") };
+    let node = Body::Leaf(vec![inline]).encode();
+    assert!(matches!(Body::decode(&node), Err(Error::Corrupt { .. })), "large, in the record");
+
+    let node_of = |list: &[Xattr]| {
+        let mut writer = crate::cbor::Writer::new();
+        writer.array(1 + list.len());
+        writer.uint(1_u64);
+        list.iter().for_each(|xattr| super::super::xattrs::write_one(&mut writer, xattr));
+        Node { kind: Kind::Xattrs, refs: Vec::new(), body: writer.into_bytes() }
+    };
+    let read = |lists: &[&[Xattr]]| {
+        let mut nodes = MemoryNodes::new();
+        let put = |list: &&[Xattr]| crate::node::NodeSink::put(&mut nodes, node_of(list)).unwrap();
+        let references = lists.iter().map(put).collect();
+        let record = Record { xattrs: Xattrs::Nodes(references), ..file(b"a") };
+        let root = volume(&mut nodes, vec![record]);
+        lookup(&nodes, top(root), [&b"a"[..]]).unwrap().unwrap().xattrs(&nodes)
+    };
+    let (one, two) = ([xattr("user.a", 4000)], [xattr("user.b", 90)]);
+    assert!(read(&[&one, &two]).is_ok());
+    assert!(read(&[&two, &one]).is_err(), "out of order");
+    assert!(read(&[&one]).is_err(), "few, in a node");
+    assert!(read(&[&one, &two, &[]]).is_err(), "a node of none");
+}
+
+#[test]
 fn the_writer_refuses_and_goes_on() {
     let mut nodes = MemoryNodes::new();
     let node = write_directory(&mut nodes, []).unwrap();
@@ -228,14 +258,17 @@ fn hostile_trees_are_refused() {
     let overlap = inner(&mut nodes, 1, &[(b"a", one), (b"k", two)]);
     assert_eq!(bad(&nodes, overlap), 1, "the first leaf reaches into the second");
     assert!(find(&nodes, top(overlap), b"m").unwrap().is_none());
-    let first = inner(&mut nodes, 1, &[(b"b", one)]);
+    let first = inner(&mut nodes, 1, &[(b"b", one), (b"k", two)]);
     assert_eq!(bad(&nodes, first), 1, "another first name");
-    let deep = inner(&mut nodes, 1, &[(b"a", first)]);
+    let deep = inner(&mut nodes, 1, &[(b"b", first), (b"k", two)]);
     assert_eq!(bad(&nodes, deep), 1, "a level 1 node below a level 1 node");
     let unsorted = inner(&mut nodes, 1, &[(b"k", two), (b"a", one)]);
     assert_eq!(bad(&nodes, unsorted), 1);
     let childless = inner(&mut nodes, 1, &[]);
     assert_eq!(bad(&nodes, childless), 1);
+    let needless = inner(&mut nodes, 1, &[(b"a", one)]);
+    assert_eq!(bad(&nodes, needless), 1, "a level of a single node");
+    assert!(find(&nodes, top(needless), b"a").is_err());
     let nameless = volume(&mut nodes, vec![]);
     assert_eq!(bad(&nodes, nameless), 1, "a root where a directory should be");
     assert!(root(&nodes, top(one)).is_err(), "a directory where a root should be");

@@ -122,6 +122,65 @@ fn records_have_one_encoding() {
     }
 }
 
+/// The golden nodes have some of these; the others are frozen here (docs/formats/overlay.md).
+#[test]
+fn numbers_of_kinds_codecs_types_and_reasons_are_frozen() {
+    let name = |writer: &mut Writer| writer.bytes(b"a");
+    let first = |fields: &[Field<'_>]| match Body::decode(&leaf(fields)).unwrap() {
+        Body::Leaf(mut records) => records.pop().unwrap(),
+        Body::Inner(..) => panic!("a leaf"),
+    };
+    let reasons = [
+        (1, ContentHash::Shared),
+        (2, ContentHash::Unreadable),
+        (3, ContentHash::HoleBudget),
+        (4, ContentHash::Excluded),
+        (5, ContentHash::Damaged),
+    ];
+    for (number, reason) in reasons {
+        let read = first(&[(0, &name), (19, &|w| w.uint(number as u64))]);
+        assert_eq!(read.content, reason);
+    }
+    let types = [
+        (2, FileType::Symlink),
+        (3, FileType::Fifo),
+        (4, FileType::Socket),
+        (5, FileType::Char),
+        (6, FileType::Block),
+    ];
+    for (number, file_type) in types {
+        let read = first(&[(0, &name), (1, &|w| w.uint(number as u64))]);
+        assert_eq!(read.file_type, file_type);
+    }
+    let codes = [
+        (1, ExtentKind::Unwritten, Codec::None, false),
+        (2, ExtentKind::Inline, Codec::None, false),
+        (4, ExtentKind::Data, Codec::Zlib, true),
+        (6, ExtentKind::Inline, Codec::Zlib, true),
+        (8, ExtentKind::Data, Codec::Lzo, true),
+        (12, ExtentKind::Data, Codec::Zstd, true),
+        (16, ExtentKind::Data, Codec::Lznt1, true),
+        (20, ExtentKind::Data, Codec::Jbd2Escaped, false),
+        (22, ExtentKind::Inline, Codec::Jbd2Escaped, false),
+    ];
+    for (code, kind, codec, says_part) in codes {
+        let read = first(&[
+            (0, &name),
+            (19, &|w| w.uint(1_u64)),
+            (20, &|writer| {
+                let items: &[u64] =
+                    if says_part { &[7, 4096, 512, code, 3, 900] } else { &[7, 4096, 512, code] };
+                writer.array(1);
+                writer.array(items.len());
+                items.iter().for_each(|item| writer.uint(*item));
+            }),
+        ]);
+        let part = says_part.then(|| range(3, 900));
+        let expected = Extent { kind, codec, part, ..extent(7, 4096, 512) };
+        assert_eq!(read.extents, Extents::Inline(vec![expected]), "{code}");
+    }
+}
+
 #[test]
 fn extents_have_one_encoding() {
     let decode = |items: &[&[u64]]| {
@@ -148,6 +207,7 @@ fn extents_have_one_encoding() {
     corrupt(&[&[0, 100, 5, 0, 0, 5]]); // a part without a codec
     corrupt(&[&[0, 100, 5, 12]]); // zstd without its part
     corrupt(&[&[0, 100, 5, 20, 0, 5]]); // all of an escaped block
+    corrupt(&[&[0, 100, 5, 20, 3, 3]]); // more than all of an escaped block
     corrupt(&[&[0, 100, 5, 13, 0, 5]]); // unwritten zstd
     corrupt(&[&[u64::MAX, 100, 5]]); // past the end of files
     corrupt(&[&[0, u64::MAX, 5]]); // past the end of disks

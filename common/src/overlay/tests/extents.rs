@@ -210,6 +210,12 @@ fn hostile_lists_are_refused() {
     check(inner(1, &[(0, gib, 0)]), "an unused reference", 1);
     check(inner(1, &[(0, gib, 0), (gib, gib, 2)]), "no such reference", 1);
     check(inner(9, &[(0, gib, 0), (gib, gib, 1)]), "too high", 1);
+    check(inner(1, &[(0, gib, 0), (gib, gib - 1, 1)]), "no half of a half", 1);
+    check(inner(1, &[(0, gib, 0), (gib + 4096, gib / 2, 1)]), "off the grid", 1);
+    check(inner(1, &[(0, gib, 0), (gib, 2048, 1)]), "halved too often", 1);
+    let none = Node { refs: Vec::new(), ..inner(1, &[]) };
+    check(none, "no children", 1);
+    check(Node { refs: Vec::new(), ..inner(0, &[]) }, "a leaf of nothing", 1);
     check(inner(1, &[(0, 4096, 0), (gib, gib, 1)]), "a leaf that leaves its place", 1);
 }
 
