@@ -99,9 +99,7 @@ pub fn connect(global: &Global, access: Access) -> Result<Connection> {
         VaultUrl::Embedded { dir } => {
             let machine = global.machine.clone().or(file.config.machine);
             let machine = machine.unwrap_or_else(config::host_name);
-            let wait = Duration::from_secs(global.wait);
-            let limit = global.limit_upload;
-            let (client, embedded) = connect_embedded(dir, &machine, access, wait, limit)?;
+            let (client, embedded) = connect_embedded(dir, &machine, access, global)?;
             Ok(Connection { client, machine, url, _embedded: embedded })
         }
         VaultUrl::Network { address } => connect_network(global, &file, address, access, &url),
@@ -155,6 +153,7 @@ fn connect_network(
     let mut options = Connect::new(addresses, vault, identity);
     options.software = software();
     options.upload_bytes_per_second = global.limit_upload;
+    options.download_bytes_per_second = global.limit_download;
     // Another name than the enrolled one is a question while reading and an error while writing.
     if access == Access::Write {
         options.machine = global.machine.clone();
@@ -190,8 +189,7 @@ fn connect_embedded(
     dir: &Path,
     machine: &str,
     access: Access,
-    wait: Duration,
-    limit_upload: Option<u64>,
+    global: &Global,
 ) -> Result<(Client, Option<Embedded>)> {
     if !dir.join("FORMAT").exists() {
         return Err(Error::NoVault {
@@ -201,7 +199,7 @@ fn connect_embedded(
         });
     }
     let identity = Identity::generate()?;
-    let deadline = Instant::now() + wait;
+    let (begin, wait) = (Instant::now(), Duration::from_secs(global.wait));
     loop {
         let (embedded, stdout) = spawn(dir, machine, access, &identity)?;
         match read_answer(stdout, dir)? {
@@ -214,12 +212,13 @@ fn connect_embedded(
                 let mut options = Connect::new(vec![address], vault, identity);
                 options.machine = Some(machine.into());
                 options.software = software();
-                options.upload_bytes_per_second = limit_upload;
+                options.upload_bytes_per_second = global.limit_upload;
+                options.download_bytes_per_second = global.limit_download;
                 // Nobody starts our own child again: once it is gone, waiting long is in vain.
                 options.retry_for = Duration::from_secs(10);
                 return Ok((Client::connect(options)?, Some(embedded)));
             }
-            Answer::Error { exit_code: 11, .. } if Instant::now() < deadline => {
+            Answer::Error { exit_code: 11, .. } if begin.elapsed() < wait => {
                 drop(embedded);
                 std::thread::sleep(Duration::from_millis(200));
             }

@@ -129,13 +129,16 @@ struct Batch<T> {
     nodes: HashMap<Reference, usize>,
     /// Slot by position in `wanted` and number.
     slots: HashMap<(usize, u32), usize>,
+    /// How long the chunk of each slot is at least.
+    lengths: Vec<u64>,
+    /// The sum of `lengths`.
     bytes: u64,
 }
 
 impl<T> Default for Batch<T> {
     fn default() -> Self {
-        let (nodes, slots) = (HashMap::new(), HashMap::new());
-        Self { steps: Vec::new(), wanted: Vec::new(), nodes, slots, bytes: 0 }
+        let (nodes, slots, lengths) = (HashMap::new(), HashMap::new(), Vec::new());
+        Self { steps: Vec::new(), wanted: Vec::new(), nodes, slots, lengths, bytes: 0 }
     }
 }
 
@@ -151,8 +154,20 @@ impl<T> Batch<T> {
             && let Some(wanted) = self.wanted.get_mut(item)
         {
             wanted.objects.push((link.number, link.target));
+            self.lengths.push(0);
         }
         slot
+    }
+
+    /// Notes that the chunk of a slot has at least `len` bytes: it comes whole, however little of
+    /// it is wanted.
+    fn reaches(&mut self, slot: usize, len: u64) {
+        if let Some(known) = self.lengths.get_mut(slot)
+            && let Some(more) = len.checked_sub(*known)
+        {
+            *known = len;
+            self.bytes = self.bytes.saturating_add(more);
+        }
     }
 }
 
@@ -206,7 +221,7 @@ impl<T> Planner<T> {
         }
         self.last = Some(link);
         let slot = self.batch.slot(&link);
-        self.batch.bytes = self.batch.bytes.saturating_add(len.0);
+        self.batch.reaches(slot, u64::from(offset).saturating_add(len.0));
         self.batch.steps.push(Step::Chunk { slot, offset, len: len.0 });
         Ok(())
     }
@@ -378,4 +393,65 @@ fn part_of(chunk: &[u8], offset: u32, len: u64) -> Option<&[u8]> {
     let start = usize::try_from(offset).ok()?;
     let end = start.checked_add(usize::try_from(len).ok()?)?;
     chunk.get(start..end)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::Mutex;
+
+    use umbra_common::map::Run;
+    use umbra_common::{ByteOffset, ByteRange, Kind, ObjectId};
+
+    use super::*;
+
+    /// Chunks of 256 KiB; notes how many each request is for.
+    #[derive(Default)]
+    struct Large(Mutex<Vec<usize>>);
+
+    impl ChunkSource for Large {
+        fn chunks(&self, wanted: &[Wanted], each: &mut EachChunk<'_>) -> Result<()> {
+            let mut count = 0;
+            for (item, wanted) in wanted.iter().enumerate() {
+                for (number, _) in &wanted.objects {
+                    each(item, *number, Ok(vec![7; 256 << 10]));
+                    count += 1;
+                }
+            }
+            self.0.lock().unwrap().push(count);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_request_is_bounded_by_whole_chunks_and_not_by_what_is_wanted_of_them() {
+        let node = Reference { kind: Kind::MapPage, id: ObjectId([1; 32]) };
+        let located = |number: u32| {
+            let chunk = ObjectId::of_chunk(&number.to_le_bytes());
+            let start = ByteOffset(u64::from(number) * 512);
+            let disk = ByteRange::new(start, ByteLen(512)).unwrap();
+            let target = Reference { kind: Kind::Chunk, id: chunk };
+            LocatedRun {
+                run: Run { disk, content: Content::Data { chunk, offset: 200 << 10 } },
+                chunk: Some(Link { parent: node, number, target }),
+            }
+        };
+        let source = Large::default();
+        let mut bytes = 0;
+        let plan = |planner: &mut Planner<()>| {
+            (0..300).try_for_each(|number| planner.run(&located(number)))
+        };
+        let count = |event: Event<'_, ()>| {
+            let Event::Data(data) = event else { panic!("{event:?}") };
+            assert_eq!(data, [7; 512]);
+            bytes += data.len();
+            Ok(())
+        };
+        stream(&source, plan, count).unwrap();
+        assert_eq!(bytes, 300 * 512);
+        let requests = source.0.into_inner().unwrap();
+        assert_eq!(requests.iter().sum::<usize>(), 300);
+        let most = requests.iter().max().copied().unwrap();
+        assert!(most * (200 << 10) <= (BATCH_BYTES as usize) + (256 << 10), "{requests:?}");
+    }
 }

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use memmap2::Mmap;
 use umbra_common::ObjectId;
@@ -83,11 +83,13 @@ impl KnownTable {
     pub fn write(path: &Path, key: &TableKey, mut ids: Vec<ObjectId>) -> Result<()> {
         ids.sort_unstable();
         ids.dedup();
-        let aside: PathBuf = path.with_extension(format!("{}.tmp", std::process::id()));
         let context = |source| Error::Io { what: "write the cache", path: path.into(), source };
-        if let Some(dir) = path.parent() {
-            std::fs::create_dir_all(dir).map_err(context)?;
-        }
+        let dir = path.parent().unwrap_or(Path::new("."));
+        std::fs::create_dir_all(dir).map_err(context)?;
+        // A name that no other process has, in whatever container it runs: nobody may go on
+        // writing a file that has its place already.
+        let aside = tempfile::Builder::new().prefix(".").suffix(".tmp").tempfile_in(dir);
+        let mut out = BufWriter::new(aside.map_err(context)?);
         let mut header = Vec::with_capacity(HEADER_BYTES);
         header.extend_from_slice(MAGIC);
         header.extend_from_slice(&VERSION.to_le_bytes());
@@ -99,11 +101,16 @@ impl KnownTable {
             hasher.update(&id.0);
         });
         header.extend_from_slice(hasher.finalize().as_bytes());
-        let mut out = BufWriter::new(File::create(&aside).map_err(context)?);
         out.write_all(&header).map_err(context)?;
         ids.iter().try_for_each(|id| out.write_all(&id.0)).map_err(context)?;
-        out.into_inner().map_err(|error| context(error.into_error()))?;
-        std::fs::rename(&aside, path).map_err(context)
+        let aside = out.into_inner().map_err(|error| context(error.into_error()))?;
+        aside.persist(path).map(drop).map_err(|error| context(error.error))
+    }
+
+    /// Removes the table at `path`: the vault lacks something that it says is there.
+    pub fn forget(path: &Path) {
+        // Without the right to remove it a person has to; the error that led here says what.
+        let _ = std::fs::remove_file(path);
     }
 }
 

@@ -363,6 +363,22 @@ pub fn use_by_emulator(disk: &File) -> Option<Use> {
         .then(|| Use { what: what(), access: Access::Writes })
 }
 
+/// Counts the writes and discards that a block device (an `st_rdev`) has carried out since it is
+/// there; `None` where the kernel does not count them. SOURCE: Documentation/block/stat.rst.
+pub(crate) fn write_count(rdev: u64) -> Option<u64> {
+    let Number { major, minor } = Number::of(rdev);
+    let text = std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/stat")).ok()?;
+    parse_write_count(&text)
+}
+
+/// Reads write I/Os (the fifth field) and discard I/Os (the twelfth, which old kernels lack).
+fn parse_write_count(text: &str) -> Option<u64> {
+    let mut fields = text.split_ascii_whitespace();
+    let writes: u64 = fields.nth(4)?.parse().ok()?;
+    let discards = fields.nth(6).map_or(Some(0), |field| field.parse().ok())?;
+    Some(writes.wrapping_add(discards))
+}
+
 /// Returns the number of the block device at `path`, where there is one.
 pub(crate) fn block_number(path: &Path) -> Option<Number> {
     let metadata = std::fs::metadata(path).ok()?;

@@ -5,16 +5,18 @@
 //! what is written, and once more of what the target gives back.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use umbra_common::image_hash::{ImageHash, ImageHasher, SequentialImageHasher};
 use umbra_common::map::{Content, LocatedRun, MapReader};
 use umbra_common::node::NodeSource;
 use umbra_common::{ByteLen, ByteOffset, ByteRange, Reference};
-use umbra_net::{NetError, Reader, Wanted};
+use umbra_net::Wanted;
 
 use crate::catalog::Snapshot;
 use crate::error::{Error, Result};
+use crate::fetch::ChunkSource;
 use crate::monitor::{Monitor, Stage};
 use crate::target::{Medium, PIECE_BYTES, Target};
 
@@ -79,7 +81,7 @@ enum Work {
 /// target, [`Error::Vault`]. The target is not whole then.
 pub fn recover(
     snapshot: &Snapshot,
-    reader: &Reader,
+    chunks: &dyn ChunkSource,
     nodes: &dyn NodeSource,
     target: &Target,
     read_back: ReadBack,
@@ -89,15 +91,21 @@ pub fn recover(
     monitor.begin(Stage::Restore, Some(len.0));
     let (batch_tx, batch_rx) = bounded::<Batch>(REQUESTS);
     let (work_tx, work_rx) = bounded::<Work>(CHUNKS);
+    let failed = &AtomicBool::new(false);
     let (written, hash) = std::thread::scope(|scope| {
         let planned = {
             let work = work_tx.clone();
-            scope.spawn(move || plan(snapshot, nodes, &batch_tx, &work))
+            scope.spawn(move || plan(snapshot, nodes, &batch_tx, &work, failed))
         };
         let mut fetching = Vec::new();
         for _ in 0..REQUESTS {
             let (batches, work) = (batch_rx.clone(), work_tx.clone());
-            fetching.push(scope.spawn(move || fetch(reader, &batches, &work)));
+            fetching.push(scope.spawn(move || {
+                let fetched = fetch(snapshot, chunks, &batches, &work, failed);
+                // Nothing that comes now makes a whole disk.
+                failed.fetch_or(fetched.is_err(), Ordering::Relaxed);
+                fetched
+            }));
         }
         drop((batch_rx, work_tx));
         let written = write(len, work_rx, target, monitor);
@@ -114,26 +122,29 @@ pub fn recover(
         written
     })?;
     let expected = snapshot.manifest.image_hash;
-    let damaged = |detail: &str| Error::Damage {
-        what: format!("snapshot {}", snapshot.reference.id),
-        detail: detail.into(),
-        hint: "run `umbra verify` on it; the target is not \
-               whole"
-            .into(),
-    };
     if hash != expected {
-        return Err(damaged("the image hash of what was written is not the snapshot's"));
+        let detail = "the image hash of what was written is not the snapshot's";
+        return Err(damaged(snapshot, detail.into()));
     }
     let mut recovered = Recovered { image_hash: hash.0, ..written };
     if read_back == ReadBack::Verify {
         let mut medium = target.settle()?;
         monitor.begin(Stage::Verify, Some(len.0));
         if read_hash(&mut medium, len, monitor)? != expected {
-            return Err(damaged("the target gave back other bytes than were written"));
+            let detail = "the target gave back other bytes than were written";
+            return Err(damaged(snapshot, detail.into()));
         }
         recovered.verified = true;
     }
     Ok(recovered)
+}
+
+fn damaged(snapshot: &Snapshot, detail: String) -> Error {
+    Error::Damage {
+        what: format!("snapshot {}", snapshot.reference.id),
+        detail,
+        hint: "run `umbra verify` on it; the target is not whole".into(),
+    }
 }
 
 /// Walks the map; zeros go straight to the writer, chunks to the requests.
@@ -142,6 +153,7 @@ fn plan(
     nodes: &dyn NodeSource,
     batches: &Sender<Batch>,
     work: &Sender<Work>,
+    failed: &AtomicBool,
 ) -> Result<()> {
     let gone = || Error::Internal("the stages of recover ended early".into());
     let len = snapshot.manifest.disk.length;
@@ -172,24 +184,43 @@ fn plan(
         places.push(place);
         batch.bytes += place.len;
         if batch.bytes >= BATCH_BYTES {
+            if failed.load(Ordering::Relaxed) {
+                return Err(gone());
+            }
             batches.send(std::mem::take(&mut batch)).map_err(|_| gone())?;
         }
     }
     batches.send(batch).map_err(|_| gone())
 }
 
-fn fetch(reader: &Reader, batches: &Receiver<Batch>, work: &Sender<Work>) -> Result<()> {
+/// Asks for the chunks of one batch after the other, until one of them cannot be had here or by
+/// another thread.
+fn fetch(
+    snapshot: &Snapshot,
+    chunks: &dyn ChunkSource,
+    batches: &Receiver<Batch>,
+    work: &Sender<Work>,
+    failed: &AtomicBool,
+) -> Result<()> {
     for mut batch in batches {
-        if batch.wanted.is_empty() {
+        if batch.wanted.is_empty() || failed.load(Ordering::Relaxed) {
             continue;
         }
         let wanted = std::mem::take(&mut batch.wanted);
-        reader.read(&wanted, &mut |item, number, plain: Result<_, NetError>| {
-            let bytes = plain?.body;
+        let mut failure = None;
+        chunks.chunks(&wanted, &mut |item, number, bytes| {
             let places = batch.places.remove(&(item, number)).unwrap_or_default();
-            let sent = work.send(Work::Chunk { bytes, places });
-            sent.map_err(|_| Error::Internal("the writer of recover ended early".into()))
+            let sent = match bytes {
+                Ok(bytes) => work
+                    .send(Work::Chunk { bytes, places })
+                    .map_err(|_| Error::Internal("the writer of recover ended early".into())),
+                Err(why) => Err(damaged(snapshot, why)),
+            };
+            failure = failure.take().or(sent.err());
         })?;
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
         if !batch.places.is_empty() {
             return Err(Error::Internal("the vault left chunks out without a word".into()));
         }
@@ -250,3 +281,6 @@ fn read_hash(medium: &mut Medium<'_>, len: ByteLen, monitor: &dyn Monitor) -> Re
     }
     Ok(hasher.finish()?)
 }
+
+#[cfg(test)]
+mod tests;

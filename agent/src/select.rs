@@ -189,9 +189,9 @@ fn newest<'a>(
         }
         return Err(ambiguous("several disks have snapshots".into(), &each));
     }
-    let index = found.len().checked_sub(back + 1);
-    index
-        .and_then(|index| found.get(index).copied())
+    let mut newest_first = found.iter().rev().copied();
+    newest_first
+        .nth(back)
         .ok_or_else(|| none(format!("{} has only {} snapshots", last.disk, found.len())))
 }
 
@@ -247,6 +247,33 @@ mod tests {
         assert!(matches!(parse("m/d@2026-01-01").unwrap(), SnapshotName::At { .. }));
         for bad in ["abc", "latest~x", "m@noon", "", "zzzz"] {
             assert_eq!(parse(bad).unwrap_err().exit_code(), 2, "{bad}");
+        }
+    }
+
+    #[test]
+    fn going_back_further_than_there_are_snapshots_finds_none() {
+        let receipt = |sequence: u64| Receipt {
+            store: umbra_common::snapshot::StoreId([1; 16]),
+            sequence,
+            previous: None,
+            snapshot: ObjectId::of_chunk(&sequence.to_le_bytes()),
+            domain: 0,
+            machine: umbra_common::snapshot::MachineId([2; 16]),
+            machine_name: "m".into(),
+            disk: "d".into(),
+            nonce: umbra_common::snapshot::SessionNonce([3; 16]),
+            run: umbra_common::snapshot::RunId([4; 16]),
+            received: umbra_fsparse::Timestamp { seconds: 0, nanos: 0 },
+            gc_generation: 0,
+            tags: Vec::new(),
+            labels: std::collections::BTreeMap::new(),
+            signature: None,
+        };
+        let all = [receipt(2), receipt(1)];
+        let find = |back: usize| resolve(&all, &SnapshotName::Latest { back }, Scope::default());
+        assert_eq!([0, 1].map(|back| find(back).unwrap().sequence), [2, 1]);
+        for back in [2, usize::MAX - 1, usize::MAX] {
+            assert_eq!(find(back).unwrap_err().exit_code(), 1, "{back}");
         }
     }
 }

@@ -72,6 +72,8 @@ pub struct Source {
     len: ByteLen,
     sector: ByteLen,
     opened: Metadata,
+    /// What had been written to the device when it was opened, where the system counts it.
+    writes: Option<u64>,
     changes: Changes,
 }
 
@@ -107,7 +109,10 @@ impl Source {
             return Err(empty(path));
         }
         let (len, sector) = (ByteLen(len), ByteLen(sector));
-        Ok(Self { file, path: path.into(), kind, len, sector, opened, changes: Changes::Refused })
+        let (path, changes) = (path.into(), Changes::Refused);
+        let mut source = Self { file, path, kind, len, sector, opened, writes: None, changes };
+        source.writes = source.count_writes();
+        Ok(source)
     }
 
     /// Says what is done where the source changes; without this it is refused.
@@ -151,20 +156,48 @@ impl Source {
         uses
     }
 
+    /// Returns its length now, where that is less than it was.
+    fn cut_to(&self) -> Option<u64> {
+        let now = match self.kind {
+            SourceKind::ImageFile => self.file.metadata().ok()?.len(),
+            // One that was pulled out has none.
+            SourceKind::BlockDevice => {
+                rustix::fs::seek(&self.file, rustix::fs::SeekFrom::End(0)).ok()?
+            }
+        };
+        Some(now).filter(|now| *now < self.len.0)
+    }
+
+    /// Counts what was written to the device so far, by whomever and whatever way.
+    fn count_writes(&self) -> Option<u64> {
+        if self.kind != SourceKind::BlockDevice {
+            return None;
+        }
+        // What a program wrote and the kernel still holds counts too. A device that cannot take
+        // it any more has other ways to say so.
+        let _ = self.file.sync_data();
+        mounts::write_count(self.opened.rdev())
+    }
+
     /// Finds what changed since the source was opened.
     fn change(&self) -> Option<String> {
+        if let Some(now) = self.cut_to() {
+            return Some(format!("it was cut to {now} bytes while it was read"));
+        }
+        let written = || "it was written while it was read".to_owned();
         if self.kind == SourceKind::ImageFile {
-            match self.file.metadata() {
-                Ok(now) if now.len() < self.len.0 => {
-                    return Some(format!("it was cut to {} bytes while it was read", now.len()));
-                }
-                Ok(now) if now.modified().ok() == self.opened.modified().ok() => {}
-                _ => return Some("it was written while it was read".into()),
+            let now = self.file.metadata().ok().and_then(|now| now.modified().ok());
+            if now.is_none() || now != self.opened.modified().ok() {
+                return Some(written());
             }
         }
         let uses = System::read().map(|system| self.uses(&system)).unwrap_or_default();
-        let written = uses.into_iter().find(|used| used.access == Access::Writes)?;
-        Some(format!("now it is {}", written.what))
+        let by = uses.into_iter().find(|used| used.access == Access::Writes);
+        if let Some(by) = by {
+            return Some(format!("now it is {}", by.what));
+        }
+        // Without a mount: a virtual machine on a volume of it, a program with the device open.
+        (self.count_writes() != self.writes).then(written)
     }
 }
 
@@ -248,11 +281,7 @@ impl Device for Source {
         }
         let Some(change) = self.change() else { return Ok(None) };
         // What was cut off is recorded as unreadable; the rest of the disk is worth keeping.
-        let cut = self
-            .file
-            .metadata()
-            .is_ok_and(|now| self.kind == SourceKind::ImageFile && now.len() < self.len.0);
-        if self.changes == Changes::Marked || cut {
+        if self.changes == Changes::Marked || self.cut_to().is_some() {
             return Ok(Some(change));
         }
         Err(Error::Refused {

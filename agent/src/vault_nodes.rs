@@ -7,31 +7,49 @@ use umbra_common::node::{Node, NodeSource};
 use umbra_common::{Error, Reference, Result};
 use umbra_net::{NetError, Reader, Wanted};
 
-/// Nodes kept at most; beyond that the cache starts anew.
-const KEPT_NODES: usize = 4096;
+/// Bytes of nodes kept at most; beyond that the cache starts anew. A node may have up to 1 MiB.
+const KEPT_BYTES: usize = 32 << 20;
+/// What a reference takes in memory, beside its place in a node's body.
+const REFERENCE_BYTES: usize = std::mem::size_of::<Reference>();
 
 /// A source of nodes over a vault's reader.
 pub struct VaultNodes {
     reader: Reader,
-    kept: Mutex<HashMap<Reference, Arc<Node>>>,
+    kept: Mutex<Kept>,
+}
+
+/// Nodes that were read, and what they take.
+#[derive(Default)]
+struct Kept {
+    nodes: HashMap<Reference, Arc<Node>>,
+    bytes: usize,
+}
+
+impl Kept {
+    fn keep(&mut self, reference: Reference, node: &Arc<Node>) {
+        let bytes = node.body.len() + (node.refs.len() + 2) * REFERENCE_BYTES;
+        if self.bytes + bytes > KEPT_BYTES {
+            *self = Self::default();
+        }
+        if self.nodes.insert(reference, Arc::clone(node)).is_none() {
+            self.bytes += bytes;
+        }
+    }
 }
 
 impl VaultNodes {
     /// Makes a source over `reader`.
     pub fn new(reader: Reader) -> Self {
-        Self { reader, kept: Mutex::new(HashMap::new()) }
+        Self { reader, kept: Mutex::default() }
     }
 
     fn find(&self, reference: &Reference) -> Option<Arc<Node>> {
-        self.kept.lock().ok()?.get(reference).cloned()
+        self.kept.lock().ok()?.nodes.get(reference).cloned()
     }
 
     fn keep(&self, node: &Arc<Node>, reference: Reference) {
         if let Ok(mut kept) = self.kept.lock() {
-            if kept.len() >= KEPT_NODES {
-                kept.clear();
-            }
-            kept.insert(reference, Arc::clone(node));
+            kept.keep(reference, node);
         }
     }
 }
@@ -84,5 +102,26 @@ impl NodeSource for VaultNodes {
             node.ok_or(Error::Corrupt { what: reference.kind.name(), at: 0, reason })
         };
         want.iter().map(found).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use umbra_common::{Kind, ObjectId};
+
+    #[test]
+    fn large_nodes_are_not_kept_by_their_number() {
+        let mut kept = Kept::default();
+        for number in 0..4096_u32 {
+            let body = vec![0; 200 << 10];
+            let node = Arc::new(Node { kind: Kind::MapPage, refs: Vec::new(), body });
+            let id = ObjectId::of_chunk(&number.to_le_bytes());
+            kept.keep(Reference { kind: Kind::MapPage, id }, &node);
+            kept.keep(Reference { kind: Kind::MapPage, id }, &node);
+            let held: usize = kept.nodes.values().map(|node| node.body.len()).sum();
+            assert!(held > 0 && held <= KEPT_BYTES, "{held} bytes after {number}");
+            assert!(kept.bytes >= held);
+        }
     }
 }

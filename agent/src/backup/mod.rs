@@ -122,7 +122,7 @@ pub fn run(job: &Job<'_>, input: Input<'_>, monitor: &dyn Monitor) -> Result<Out
                     read::Reader::new(device, survey, out, used).run(&plan)
                 })?;
             for &(item, reason) in &plan.not_owned {
-                chunks.contents.insert(item, hash_not_owned(device, survey, item, reason));
+                chunks.contents.insert(item, hash_not_owned(device, survey, item, reason, &read));
             }
             commit(job, survey, Parts { read, chunks, len }, &counts, monitor)
         }
@@ -191,19 +191,27 @@ fn commit(
     })
 }
 
+/// Hashes a file by a reading of its own, where that must give what the snapshot keeps.
 fn hash_not_owned(
     device: &dyn Device,
     survey: &Survey,
     item: plan::FileItem,
     reason: plan::NotOwned,
+    read: &ReadSummary,
 ) -> ContentHash {
+    // A second reading of a disk that changes would prove other bytes than those that are kept.
+    if device.may_change() || read.changed.is_some() {
+        return ContentHash::Shared;
+    }
     let volume = survey.volumes.get(item.volume as usize);
     let found = volume.and_then(|volume| {
         let inode = volume.tree.as_ref()?.inodes().get(item.inode as usize)?;
         Some((inode, volume.range.start()))
     });
     match (found, reason) {
-        (Some((inode, base)), plan::NotOwned::Indirect) => content::hash(device, inode, base),
+        (Some((inode, base)), plan::NotOwned::Indirect) => {
+            content::hash(device, inode, base, &read.unreadable)
+        }
         _ => ContentHash::Damaged,
     }
 }

@@ -105,6 +105,24 @@ impl<'a> Proof<'a> {
         merged(lost)
     }
 
+    /// Tells whether the proof stands although the source changed: the bytes of a window that was
+    /// completed early were read twice, and may be others than those that are kept.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where there is such a window.
+    pub(super) fn stand(&self, change: &str) -> Result<()> {
+        if self.completed.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Refused {
+            path: "the source".into(),
+            reason: format!("{change}, and its files are too scattered to prove what was read"),
+            hint: "stop what writes it and run this again, or keep it in disk order with \
+                   --no-parse"
+                .into(),
+        })
+    }
+
     /// Completes the oldest windows by reading while too much is pending; returns how much was
     /// read.
     ///

@@ -194,6 +194,9 @@ impl<'a> Reader<'a> {
         }
         self.flush()?;
         let changed = self.device.settled()?;
+        if let Some(change) = &changed {
+            self.proof.stand(change)?;
+        }
         let (image_hash, windows) = self.proof.finish()?;
         let unreadable = merged(std::mem::take(&mut self.unreadable));
         let bytes_read = self.bytes_read;

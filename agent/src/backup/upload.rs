@@ -92,7 +92,7 @@ pub fn ask_stage(
         }
         let references: Vec<Reference> =
             batch.iter().map(|chunk| Reference { kind: Kind::Chunk, id: chunk.id }).collect();
-        let known = uplink.ask(&references)?;
+        let known = ask(uplink, &references)?;
         for (chunk, known) in batch.drain(..).zip(known) {
             if !known && missing.send(chunk).is_err() {
                 return Err(Error::Internal("the compression stage has ended".into()));
@@ -101,6 +101,16 @@ pub fn ask_stage(
         bytes = 0;
     }
     Ok(())
+}
+
+/// Asks, and makes sure that nothing goes without an answer: it would be taken for known.
+fn ask(uplink: &dyn Uplink, references: &[Reference]) -> Result<Vec<bool>> {
+    let known = uplink.ask(references)?;
+    if known.len() == references.len() {
+        return Ok(known);
+    }
+    let text = format!("{} questions have {} answers", references.len(), known.len());
+    Err(Error::Internal(text))
 }
 
 /// Compresses and sends what arrives; several run side by side.
@@ -179,7 +189,7 @@ impl<'a> NodeUpload<'a> {
         if references.is_empty() {
             return Ok(());
         }
-        let known = self.uplink.ask(&references)?;
+        let known = ask(self.uplink, &references)?;
         for ((reference, node), known) in self.waiting.drain(..).zip(known) {
             if known {
                 continue;

@@ -7,10 +7,8 @@ mod progress;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::builder::FalseyValueParser;
+use clap::builder::{FalseyValueParser, TypedValueParser};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-
-use serde_json::json;
 
 use crate::error::Result;
 
@@ -62,6 +60,9 @@ pub struct Global {
     /// Most bytes a second to send, for example 500K, 20M or 1G (powers of 1024).
     #[arg(long, global = true, env = "UMBRA_LIMIT_UPLOAD", value_name = "RATE", value_parser = rate)]
     pub limit_upload: Option<u64>,
+    /// Most bytes a second to receive, for example 500K, 20M or 1G (powers of 1024).
+    #[arg(long, global = true, env = "UMBRA_LIMIT_DOWNLOAD", value_name = "RATE", value_parser = rate)]
+    pub limit_download: Option<u64>,
     /// Where tables of known chunks are kept.
     #[arg(long, global = true, env = "UMBRA_CACHE_DIR", value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
@@ -131,6 +132,7 @@ pub struct InitArgs {
 #[derive(Debug, Args)]
 pub struct EnrollArgs {
     /// The token that `umbra-vault agent token` printed; `-` reads it from standard input.
+    #[arg(env = "UMBRA_TOKEN", hide_env_values = true)]
     pub token: String,
 }
 
@@ -314,6 +316,12 @@ fn switch() -> FalseyValueParser {
     FalseyValueParser::new()
 }
 
+/// Tells whether the environment asks for JSON, where the command line could not be read.
+fn json_by_environment() -> bool {
+    let value = std::env::var_os("UMBRA_JSON").unwrap_or_default();
+    switch().parse_ref(&Cli::command(), None, &value).unwrap_or(false)
+}
+
 /// Reads a rate in bytes a second.
 fn rate(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
@@ -358,13 +366,13 @@ pub fn run(cli: &Cli, output: &Output) -> Result<()> {
 /// The exit code of the process: 2 for a wrong command line, 0 where help was asked for.
 pub fn read(arguments: &[OsString]) -> std::result::Result<Cli, u8> {
     Cli::try_parse_from(arguments).map_err(|error| {
-        let asked = arguments.iter().take_while(|argument| *argument != "--");
-        if error.use_stderr() && asked.into_iter().any(|argument| argument == "--json") {
+        let mut asked = arguments.iter().take_while(|argument| *argument != "--");
+        let json = asked.any(|argument| argument == "--json") || json_by_environment();
+        if error.use_stderr() && json {
             let text = error.to_string();
             let message = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
             let output = Output { json: true, quiet: false, verbose: false };
-            // The exit code tells it too.
-            let _ = output.object("error", json!({"message": message, "exit_code": 2}));
+            output.failed(message, 2);
         }
         // Where neither stream takes it, the exit code still tells.
         let _ = error.print();
@@ -402,7 +410,6 @@ mod tests {
 
     #[test]
     fn the_environment_switches_on_and_off() {
-        use clap::builder::TypedValueParser;
         let parse = |text: &str| {
             switch().parse_ref(&definition(), None, std::ffi::OsStr::new(text)).unwrap()
         };

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::error::{Error, Result};
 use crate::monitor::Notice;
 
-/// Whether a summary was printed; nothing comes after it.
+/// Whether a summary was printed, or bytes that are no JSON; no object comes after it.
 static SUMMARY_SHOWN: AtomicBool = AtomicBool::new(false);
 
 /// How results are shown.
@@ -72,11 +72,16 @@ impl Output {
         }
     }
 
-    /// Reports the error that ended the command.
+    /// Says that the content of a file goes to standard output from here on: objects would only
+    /// get into it.
+    pub fn content_follows(&self) {
+        SUMMARY_SHOWN.store(true, Ordering::Relaxed);
+    }
+
+    /// Reports the error that ended the command; with `--json` a summary comes last here too.
     pub fn error(&self, error: &Error) {
-        // The summary is always the last line.
         if !SUMMARY_SHOWN.load(Ordering::Relaxed) {
-            self.error_object(error);
+            self.failed(&error.to_string(), error.exit_code());
         }
         let closed = matches!(error, Error::Io { source, .. }
             if source.kind() == std::io::ErrorKind::BrokenPipe);
@@ -107,6 +112,14 @@ impl Output {
         let fields = json!({"message": error.to_string(), "exit_code": error.exit_code()});
         // The exit code says it too.
         let _ = self.object("error", fields);
+    }
+
+    /// Prints the objects of a command that ended before it had anything to sum up.
+    pub(super) fn failed(&self, message: &str, exit_code: u8) {
+        let error = json!({"message": message, "exit_code": exit_code});
+        let printed = self.object("error", error);
+        // Where standard output takes nothing the exit code still tells.
+        let _ = printed.and_then(|()| self.object("summary", json!({"exit_code": exit_code})));
     }
 }
 

@@ -13,13 +13,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{
-    AtFlags, Dev, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat, linkat, mknodat,
-    renameat, renameat_with, statat, symlinkat, unlinkat,
+    AtFlags, Dev, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat, XattrFlags, linkat,
+    mknodat, renameat, renameat_with, statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 
 /// The longest name that Linux file systems take, in bytes.
 const MAX_NAME_BYTES: usize = 255;
+/// The extended attribute of a directory that a restore has made and not finished.
+const UNFINISHED: &str = "user.umbra-partial";
 /// How often a taken temporary name is tried anew.
 const TEMPORARY_TRIES: u32 = 1000;
 
@@ -105,6 +107,23 @@ impl Dir {
     /// `AlreadyExists`, and what the system says.
     pub fn make_dir(&self, name: Name<'_>) -> io::Result<()> {
         Ok(rustix::fs::mkdirat(&self.fd, name.bytes(), Mode::RWXU)?)
+    }
+
+    /// Marks the directory as made by a restore that is not finished, so that the next one knows
+    /// that owner, mode and times are not anybody's choice. Where the file system takes no such
+    /// mark, that one leaves them as they are.
+    pub fn mark_unfinished(&self) {
+        let _ = rustix::fs::fsetxattr(&self.fd, UNFINISHED, b"", XattrFlags::empty());
+    }
+
+    /// Tells whether a restore made the directory and did not finish it.
+    pub fn is_unfinished(&self) -> bool {
+        rustix::fs::fgetxattr(&self.fd, UNFINISHED, &mut [0_u8; 0]).is_ok()
+    }
+
+    /// Takes the mark away.
+    pub fn mark_finished(&self) {
+        let _ = rustix::fs::fremovexattr(&self.fd, UNFINISHED);
     }
 
     /// Looks at what stands under a name, at the link itself where it is one.

@@ -79,7 +79,11 @@ pub struct Finish<'a> {
 impl Dirs {
     /// Starts with the target; `fresh` where nothing stood in it.
     pub fn new(target: Dir, fresh: bool, overwrite: Overwrite) -> Self {
-        let state = if fresh { State::Made } else { State::Existed };
+        if fresh {
+            target.mark_unfinished();
+        }
+        let own = fresh || target.is_unfinished();
+        let state = if own { State::Made } else { State::Existed };
         let (name, path) = (Vec::new(), Vec::new());
         let root = Planned { parent: DirId::TARGET, name, path, entry: None, state };
         Self {
@@ -202,6 +206,10 @@ impl Dirs {
                 DirError::Io(error) => error,
                 DirError::Kept | DirError::Reported => io::ErrorKind::NotADirectory.into(),
             });
+            // Before it gets its mode: who may not write it could not take the mark away.
+            if let Some(made) = dir.as_ref().ok().filter(|_| !stays) {
+                made.mark_finished();
+            }
             if let Some(Planned { path, entry: Some(entry), .. }) = self.list.get(index) {
                 each(Finish { path, entry, dir, stays })?;
             }
@@ -218,7 +226,13 @@ fn make(parent: &Dir, planned: &mut Planned, overwrite: Overwrite) -> Result<Dir
         return parent.open_dir(name).map_err(DirError::Io);
     }
     match parent.find(name).map_err(DirError::Io)? {
-        Some(stat) if Kind::from_raw_mode(stat.st_mode) == Kind::Directory => {}
+        Some(stat) if Kind::from_raw_mode(stat.st_mode) == Kind::Directory => {
+            let dir = parent.open_dir(name).map_err(DirError::Io)?;
+            if dir.is_unfinished() {
+                planned.state = State::Made;
+            }
+            return Ok(dir);
+        }
         Some(_) if overwrite == Overwrite::Never => return Err(DirError::Kept),
         found => {
             if found.is_some() {
@@ -228,5 +242,7 @@ fn make(parent: &Dir, planned: &mut Planned, overwrite: Overwrite) -> Result<Dir
             planned.state = State::Made;
         }
     }
-    parent.open_dir(name).map_err(DirError::Io)
+    let dir = parent.open_dir(name).map_err(DirError::Io)?;
+    dir.mark_unfinished();
+    Ok(dir)
 }

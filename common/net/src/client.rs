@@ -47,6 +47,8 @@ pub struct Connect {
     pub lanes: u32,
     /// Most bytes of objects a second, where limited.
     pub upload_bytes_per_second: Option<u64>,
+    /// Most bytes of objects a second that are received, where limited.
+    pub download_bytes_per_second: Option<u64>,
 }
 
 impl Connect {
@@ -64,6 +66,7 @@ impl Connect {
             unacked_bytes: 32 << 20,
             lanes: 4,
             upload_bytes_per_second: None,
+            download_bytes_per_second: None,
         }
     }
 

@@ -2,12 +2,17 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use umbra_tests::images::make_ext4;
+use umbra_tests::images::{Noise, make_ext4, write_noise};
 use umbra_tests::json::{Answer, text};
+use umbra_tests::must;
 use umbra_tests::programs::{Home, Programs};
+use umbra_tests::vault::Vault;
 
 /// Names that a careless program breaks on.
 const ODD_NAMES: [&[u8]; 8] = [
@@ -118,7 +123,97 @@ fn names_of_snapshots_and_exit_codes() -> Result<()> {
         let errors = answer.of_type("error")?;
         ensure!(errors.len() == 1, "one error, not {errors:?}: {}", answer.describe());
         ensure!(errors.iter().all(|error| error["exit_code"] == code), "{errors:?}");
+        ensure!(answer.summary()?["exit_code"] == code, "{}", answer.describe());
     }
+    let back = format!("latest~{}", u64::MAX);
+    run(&home, &["--json", "--machine", "m", "--disk", "d", "show", &back], 1)?.summary()?;
+    Ok(())
+}
+
+#[test]
+fn every_source_has_its_summary_and_the_failure_is_said() -> Result<()> {
+    let test = "contract::every_source_has_its_summary_and_the_failure_is_said";
+    let Some(home) = store_with_odd_names(test)? else { return Ok(()) };
+    let changing = home.path("changing.img");
+    std::fs::write(&changing, "another disk")?;
+    let ends = AtomicBool::new(false);
+    let mut command = home.umbra();
+    command.args(["--json", "--machine", "m", "backup", "disk.img", "changing.img"]);
+    let answer = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ends.load(Ordering::Relaxed) {
+                let _ = std::fs::write(&changing, "another disk");
+                std::thread::sleep(std::time::Duration::from_millis(2));
+            }
+        });
+        let answer = Answer::of(&mut command);
+        ends.store(true, Ordering::Relaxed);
+        answer
+    })?
+    .expect_code(5)?;
+    let summaries = answer.of_type("summary")?;
+    ensure!(summaries.len() == 2, "{}", answer.describe());
+    ensure!(summaries[0]["snapshot"].is_string(), "{}", answer.describe());
+    ensure!(summaries[1]["snapshot"].is_null(), "{}", answer.describe());
+    ensure!(summaries[1]["disk"] == "changing.img", "{}", answer.describe());
+    let errors = answer.of_type("error")?;
+    ensure!(errors.len() == 1 && errors[0]["exit_code"] == 5, "{}", answer.describe());
+    answer.summary()?;
+    Ok(())
+}
+
+#[test]
+fn the_content_of_a_file_is_all_that_cat_prints() -> Result<()> {
+    let test = "contract::the_content_of_a_file_is_all_that_cat_prints";
+    let Some(programs) = Programs::find(test) else { return Ok(()) };
+    let home = Home::new(&programs)?;
+    let tree = home.path("tree");
+    std::fs::create_dir(&tree)?;
+    write_noise(&tree.join("large"), 24 << 20, &mut Noise::new(61))?;
+    make_ext4(&home.path("disk.img"), 48 << 20, &tree, &[])?;
+    home.init_store()?;
+    let backup = home.backup(&home.path("disk.img"), "d")?;
+    let snapshot = text(&backup, "snapshot")?;
+    // Bytes in the middle of what holds the noise.
+    let files = must(Command::new("find").arg(home.path("store")).args(["-size", "+1M"]))?;
+    for path in String::from_utf8(files)?.lines() {
+        let file = std::fs::File::options().write(true).open(path)?;
+        file.write_all_at(&[0xA5; 64], file.metadata()?.len() / 2)?;
+    }
+    let path = format!("{snapshot}:/large");
+    let answer = run(&home, &["--json", "cat", &path], 4)?;
+    let whole = std::fs::read(tree.join("large"))?;
+    ensure!(answer.stdout.len() < whole.len(), "{} bytes", answer.stdout.len());
+    ensure!(whole.starts_with(&answer.stdout), "something else than its content was printed");
+    Ok(())
+}
+
+#[test]
+fn a_limit_on_the_download_holds() -> Result<()> {
+    let test = "contract::a_limit_on_the_download_holds";
+    let Some(programs) = Programs::find(test) else { return Ok(()) };
+    let home = Home::new(&programs)?;
+    write_noise(&home.path("disk.img"), 12 << 20, &mut Noise::new(62))?;
+    home.init_store()?;
+    let backup = home.backup(&home.path("disk.img"), "d")?;
+    let begin = std::time::Instant::now();
+    run(&home, &["--limit-download", "4M", "verify", text(&backup, "snapshot")?], 0)?;
+    ensure!(begin.elapsed().as_millis() > 2500, "too fast: {:?}", begin.elapsed());
+    Ok(())
+}
+
+#[test]
+fn a_token_may_come_from_the_environment() -> Result<()> {
+    let test = "contract::a_token_may_come_from_the_environment";
+    let Some(programs) = Programs::find(test) else { return Ok(()) };
+    let (administrator, agent) = (Home::new(&programs)?, Home::new(&programs)?);
+    let vault = Vault::start_new(&administrator, "store")?;
+    let token = vault.token(&administrator, "m")?;
+    let enrolled = Answer::of(agent.umbra().env("UMBRA_TOKEN", &token).arg("enroll"))?;
+    enrolled.expect_code(0)?;
+    // A help text is shown to everybody.
+    let help = Answer::of(agent.umbra().env("UMBRA_TOKEN", &token).args(["enroll", "--help"]))?;
+    ensure!(!String::from_utf8_lossy(&help.stdout).contains(&token), "{}", help.describe());
     Ok(())
 }
 
@@ -147,6 +242,8 @@ fn the_environment_switches_options() -> Result<()> {
             Answer::of(home.umbra().env("UMBRA_JSON", value).arg("snapshots"))?.expect_code(0)?;
         ensure!(answer.summary().is_ok() == json, "UMBRA_JSON={value}: {}", answer.describe());
     }
+    let wrong = Answer::of(home.umbra().env("UMBRA_JSON", "1").args(["snapshots", "--nothing"]))?;
+    ensure!(wrong.expect_code(2)?.summary()?["exit_code"] == 2);
     // The command line is stronger than the environment, and that than the file.
     let nowhere = "file:///nowhere";
     Answer::of(home.umbra().env("UMBRA_VAULT", nowhere).arg("snapshots"))?.expect_code(10)?;
@@ -154,6 +251,9 @@ fn the_environment_switches_options() -> Result<()> {
     let mut command = home.umbra();
     command.env("UMBRA_VAULT", nowhere).args(["--vault", &store, "snapshots"]);
     Answer::of(&mut command)?.expect_code(0)?;
+    let mut patient = home.umbra();
+    patient.env("UMBRA_WAIT", u64::MAX.to_string()).arg("snapshots");
+    Answer::of(&mut patient)?.expect_code(0)?;
     Ok(())
 }
 

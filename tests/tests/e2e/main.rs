@@ -5,12 +5,14 @@
 #![allow(clippy::print_stdout, reason = "tests print seeds and figures")]
 
 mod bad_input;
+mod caches;
 mod contract;
 mod corpus_files;
 mod corpus_recover;
 mod devices;
 mod dirty_ext4;
 mod image_hash_script;
+mod interrupted;
 mod kills;
 mod ordinary_user;
 mod resume;

@@ -209,3 +209,77 @@ fn a_disk_that_dies_in_the_middle_is_kept_as_far_as_it_was_read() {
     assert_eq!(outcome.unreadable, 1, "ranges that touch are one");
     assert_eq!(outcome.image_hash, hash_of(&expected));
 }
+
+/// A disk that says after the last reading that it was written, although nothing has changed.
+struct WrittenDisk(MemoryDisk);
+
+impl ReadAt for WrittenDisk {
+    fn len(&self) -> ByteLen {
+        self.0.len()
+    }
+
+    fn read_at(&self, offset: ByteOffset, buf: &mut [u8]) -> Result<(), ReadError> {
+        self.0.read_at(offset, buf)
+    }
+}
+
+impl Device for WrittenDisk {
+    fn holes(&self, _: ByteRange) -> Vec<ByteRange> {
+        Vec::new()
+    }
+    fn will_need(&self, _: ByteRange) {}
+    fn settled(&self) -> Result<Option<String>> {
+        Ok(Some("it was written".into()))
+    }
+}
+
+#[test]
+fn what_was_read_twice_proves_nothing_of_a_disk_that_changed() {
+    let contents: Vec<Vec<u8>> = (0..40).map(|i| noise(i, 40_000)).collect();
+    let (bytes, files) = lay_out(&contents, 5120, 2, 41);
+    let survey = survey_of(bytes.len() as u64, files);
+    let disk = WrittenDisk(MemoryDisk::new(bytes.clone()));
+    let (once, kept) = read_all(&disk, &survey, usize::MAX);
+    assert_eq!(once.unwrap().changed.as_deref(), Some("it was written"));
+    assert!(kept == bytes);
+    let (twice, _) = read_all(&disk, &survey, 0);
+    assert_eq!(twice.unwrap_err().exit_code(), 5);
+}
+
+#[test]
+fn a_second_reading_hashes_only_what_the_snapshot_keeps() {
+    let content = noise(51, 60);
+    let mut bytes = noise(52, 40_960);
+    bytes[8200..8260].copy_from_slice(&content);
+    let extent = Extent {
+        logical: ByteOffset(0),
+        volume: span(8200, 60),
+        kind: ExtentKind::Inline,
+        codec: Codec::None,
+    };
+    let file = inode(12, FileType::File, 60, vec![extent]);
+    let survey = survey_of(bytes.len() as u64, vec![file]);
+    let disk = MemoryDisk::new(bytes.clone());
+    let plan = plan::make(&survey, disk.len(), &Quiet::default());
+    let [(item, reason)] = plan.not_owned[..] else { panic!("{plan:?}") };
+    let (summary, _) = read_all(&disk, &survey, usize::MAX);
+    let mut read = summary.unwrap();
+    let hash = |device: &dyn Device, read: &ReadSummary| {
+        hash_not_owned(device, &survey, item, reason, read)
+    };
+    assert_eq!(hash(&disk, &read), ContentHash::Blake3(*blake3::hash(&content).as_bytes()));
+    // Its sector was lost, and now the device gives it: the snapshot has zeros.
+    read.unreadable = vec![span(0, 4096), span(8192, 4096), span(20_480, 4096)];
+    assert_eq!(hash(&disk, &read), ContentHash::Unreadable);
+    read.unreadable = vec![span(0, 8192), span(12_288, 4096)];
+    assert!(hash(&disk, &read).blake3().is_some());
+    read.changed = Some("it was written".into());
+    assert_eq!(hash(&disk, &read), ContentHash::Shared);
+    read.changed = None;
+    let mut packed = inode(12, FileType::File, 60, vec![extent]);
+    packed.extents[0].codec = Codec::Zlib;
+    let unknown = content::hash(&disk, &packed, ByteOffset(0), &[]);
+    assert_eq!(unknown.blake3(), None, "no such codec is decoded here");
+    let live = LiveDisk { len: bytes.len() as u64, readings: 0.into() };
+    assert_eq!(hash(&live, &read), ContentHash::Shared);
+}

@@ -9,6 +9,7 @@ use umbra_common::snapshot::{MAX_LABELS, MAX_TEXT_BYTES, RunId, SessionNonce};
 use umbra_common::wire::{BaseState, Begin};
 use umbra_fsparse::Timestamp;
 use umbra_fsparse::partition::TableKind;
+use umbra_net::NetError;
 
 use crate::backup::{self, Input, Job, Labels, Outcome, SendPolicy};
 use crate::cli::output::{bytes, duration};
@@ -70,7 +71,11 @@ pub fn run(global: &Global, args: &BackupArgs, output: &Output) -> Result<()> {
     let mut unreadable = 0;
     for source in sources {
         let context = Context { global, args, output, connection: &connection, run };
-        unreadable += context.one(source)?;
+        let disk = source.disk.clone();
+        unreadable += match context.one(source) {
+            Ok(unreadable) => unreadable,
+            Err(error) => return output.finish(context.failed(&disk, &error), Err(error)),
+        };
     }
     if unreadable == 0 { Ok(()) } else { Err(partial(unreadable)) }
 }
@@ -104,6 +109,17 @@ struct Context<'a> {
 }
 
 impl Context<'_> {
+    /// Returns the summary of a disk of which there is no snapshot.
+    fn failed(&self, disk: &str, error: &Error) -> Value {
+        json!({
+            "snapshot": Value::Null,
+            "machine": self.connection.machine,
+            "disk": disk,
+            "run": self.run.to_string(),
+            "exit_code": error.exit_code(),
+        })
+    }
+
     /// Backs up one source and returns how many ranges of it could not be read.
     fn one(&self, source: Opened) -> Result<u64> {
         let started = Instant::now();
@@ -149,6 +165,10 @@ impl Context<'_> {
             }
         };
         progress.finish();
+        // With this table every further backup would end so.
+        if let Err(Error::Vault(NetError::Missing { .. } | NetError::BaseGone { .. })) = &outcome {
+            KnownTable::forget(&cache);
+        }
         let mut outcome = outcome?;
         if outcome.receipt.is_some() {
             let key = TableKey { store, snapshot: outcome.snapshot };

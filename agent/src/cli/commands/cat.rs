@@ -20,7 +20,7 @@ const BUFFER_BYTES: usize = 256 << 10;
 /// [`Error::NotFound`], [`Error::Usage`] for something that has no content. [`Error::Damage`] comes
 /// after the bytes that could be read, [`Error::Partial`] after zeros for what the backup could not
 /// read.
-pub fn run(global: &Global, args: &CatArgs, _output: &Output) -> Result<()> {
+pub fn run(global: &Global, args: &CatArgs, output: &Output) -> Result<()> {
     let (name, path) = split_path(&args.target)?;
     let opened = Opened::new(global, name)?;
     let browser = Browser::new(&opened.snapshot, &opened.nodes);
@@ -32,8 +32,10 @@ pub fn run(global: &Global, args: &CatArgs, _output: &Output) -> Result<()> {
         });
     }
     let failed = |source| Error::Io { what: "write to", path: "standard output".into(), source };
+    let content = opened.content()?;
+    output.content_follows();
     let mut out = BufWriter::with_capacity(BUFFER_BYTES, std::io::stdout().lock());
-    let end = opened.content()?.read_file(&place.entry, &mut |piece| match piece {
+    let end = content.read_file(&place.entry, &mut |piece| match piece {
         Piece::Data(bytes) => out.write_all(bytes).map_err(failed),
         Piece::Zeros(_, len) => for_zeros(len, |zeros| out.write_all(zeros).map_err(failed)),
     })?;

@@ -151,3 +151,40 @@ fn a_plan_counts_and_writes_nothing() {
     assert_eq!((summary.files, summary.symlinks, summary.bytes_written), (1, 1, 4));
     assert!(browser.find(b"/a/b", Links::Keep).is_ok());
 }
+
+#[test]
+fn directories_of_a_restore_that_was_killed_are_finished_by_the_next() {
+    let mut made = spec("a/b", What::Dir);
+    made.mode = 0o750;
+    made.mtime = Timestamp { seconds: 1_000_000_000, nanos: 0 };
+    let mut outer = spec("a", What::Dir);
+    outer.mode = 0o751;
+    let fixture = Fixture::new(41, &[outer, made, file("a/b/f", b"x")]);
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = (dir.path().join("a"), dir.path().join("a/b"));
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().mode() & 0o7777;
+    let mark = |path: &Path| {
+        // What a killed restore leaves: directories for itself alone, no file yet.
+        std::fs::create_dir(path).unwrap();
+        let closed = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        std::fs::set_permissions(path, closed).unwrap();
+        Dir::open_target(path).unwrap().mark_unfinished();
+        Dir::open_target(path).unwrap().is_unfinished()
+    };
+    if !(mark(&a) && mark(&b)) {
+        println!("skipped: this file system takes no extended attributes of users");
+        return;
+    }
+    let summary = restore_all(&fixture, dir.path(), Overwrite::Never).unwrap();
+    assert_eq!((summary.files, summary.dirs_kept), (1, 0), "{summary:?}");
+    assert_eq!((mode(&a), mode(&b)), (0o751, 0o750));
+    assert_eq!(std::fs::metadata(&b).unwrap().mtime(), 1_000_000_000);
+    assert!(![&a, &b].iter().any(|path| Dir::open_target(path).unwrap().is_unfinished()));
+    assert!(!Dir::open_target(dir.path()).unwrap().is_unfinished());
+
+    // What somebody else made and closed stays closed.
+    let closed = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(&b, closed).unwrap();
+    let summary = restore_all(&fixture, dir.path(), Overwrite::Never).unwrap();
+    assert_eq!((summary.dirs_kept, mode(&b)), (1, 0o700), "{summary:?}");
+}

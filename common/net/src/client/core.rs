@@ -1,5 +1,6 @@
 //! What the blocking calls and the connection task share.
 
+use super::pace::Pace;
 use super::{Connect, Traffic};
 use crate::error::{NetError, Result};
 use crate::frames::lost;
@@ -25,6 +26,8 @@ pub(super) struct Core {
     pub(super) pump: Notify,
     /// A connection is wanted.
     pub(super) demand: Notify,
+    /// Bounds what is received.
+    pub(super) download: Arc<Pace>,
     /// Path from a node to the manifest above it, for reads after a lost connection.
     pub(super) parents: Mutex<HashMap<Reference, (Reference, u32)>>,
 }
@@ -84,9 +87,11 @@ impl Core {
             options.software.clone(),
             options.unacked_bytes,
         );
+        let download = Arc::new(Pace::new(options.download_bytes_per_second));
         Self {
             options,
             handle,
+            download,
             state: Mutex::new(State {
                 session,
                 welcome: None,

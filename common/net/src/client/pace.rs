@@ -1,10 +1,10 @@
-//! A bound on the bytes sent a second.
+//! A bound on the bytes sent, or received, a second.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Lets bytes through at a rate, for all lanes together.
+/// Lets bytes through at a rate, for all lanes or requests together.
 pub(super) struct Pace {
     bytes_per_second: Option<u64>,
     /// When the next byte may go.

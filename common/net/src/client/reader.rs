@@ -2,6 +2,7 @@
 
 use super::Client;
 use super::core::refused;
+use super::pace::Pace;
 use crate::error::{NetError, Result};
 use crate::frames::{self, lost};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -219,8 +220,9 @@ impl Reader {
         let bytes = frames::encode(request, MAX_CONTROL_FRAME_BYTES)?;
         let connection = self.client.core.connection()?;
         let (replies, mut queue) = mpsc::channel(QUEUE);
+        let pace = Arc::clone(&self.client.core.download);
         self.client.core.handle.spawn(async move {
-            if let Err(error) = fetch(&connection, &bytes, &replies).await {
+            if let Err(error) = fetch(&connection, &bytes, &replies, &pace).await {
                 // The reader may be gone already, which is why this was cut short.
                 let _ = replies.send(Err(error)).await;
             }
@@ -343,11 +345,15 @@ async fn fetch(
     connection: &quinn::Connection,
     request: &[u8],
     replies: &mpsc::Sender<Result<Reply>>,
+    pace: &Pace,
 ) -> Result<()> {
     let (mut send, mut receive) = connection.open_bi().await.map_err(lost)?;
     send.write_all(request).await.map_err(lost)?;
     send.finish().map_err(lost)?;
-    while let Some(reply) = frames::read(&mut receive, MAX_OBJECT_FRAME_BYTES).await? {
+    while let Some(length) = frames::read_length(&mut receive, MAX_OBJECT_FRAME_BYTES).await? {
+        // While this waits, what the vault may send fills its window and stops there.
+        pace.wait(length).await;
+        let reply = frames::read_body(&mut receive, length).await?;
         if replies.send(Ok(reply)).await.is_err() {
             return Ok(());
         }

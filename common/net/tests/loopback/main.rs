@@ -391,6 +391,39 @@ fn a_limit_on_the_upload_holds() {
 }
 
 #[test]
+fn a_limit_on_the_download_holds_for_all_readers_together() {
+    let scene = Scene::new();
+    let tree = tree(7, 8_000);
+    let client = scene.client();
+    let upload = client.upload(begin(1)).unwrap();
+    send_missing(&upload, &tree);
+    upload.commit(commit(tree.manifest.reference.id)).unwrap();
+    drop((upload, client));
+    let mut options = scene.options();
+    options.download_bytes_per_second = Some(1_000_000);
+    let client = Client::connect(options).unwrap();
+    let reader = client.reader();
+    let manifest = reader.open(tree.manifest.reference.id).unwrap();
+    reader.child(&manifest.reference, 0, &tree.node.reference).unwrap();
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        for (number, page) in (0..).zip(&tree.pages) {
+            let reader = client.reader();
+            let node = tree.node.reference;
+            scope.spawn(move || {
+                reader.child(&node, number, &page.reference).unwrap();
+                let objects = (0..).zip(page.refs.iter().copied()).collect();
+                let items = [Wanted { node: page.reference, objects }];
+                let read = reader.read(&items, &mut |_, _, plain| plain.map(drop));
+                read.unwrap();
+            });
+        }
+    });
+    // 256 chunks that do not compress: 2 MB.
+    assert!(start.elapsed() > Duration::from_millis(1_700), "{:?}", start.elapsed());
+}
+
+#[test]
 fn a_key_file_is_private_and_never_overwritten() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();

@@ -102,6 +102,63 @@ fn a_disk_that_is_mounted_while_it_is_read_is_refused() -> Result<()> {
     expect_refusal(running.answer()?, 5, &["now it is mounted read-write", "mnt"])
 }
 
+#[test]
+fn a_device_that_is_written_while_it_is_read_is_refused_or_fuzzy() -> Result<()> {
+    let test = "devices::a_device_that_is_written_while_it_is_read_is_refused_or_fuzzy";
+    let Some(programs) = programs_as_root(test) else { return Ok(()) };
+    let home = Home::new(&programs)?;
+    home.init_store()?;
+    let image = home.path("disk.img");
+    write_noise(&image, SLOW_BYTES, &mut Noise::new(97))?;
+    let device = Loop::attach(&image)?;
+    // Nothing is mounted, and whoever writes does not even say when the medium shall have it.
+    let write = |at: u64| -> Result<()> {
+        Ok(File::options().write(true).open(&device.path)?.write_all_at(b"changed", at)?)
+    };
+    write(0)?;
+    let running = slow_backup(&home, &device.path, &[])?;
+    write(SLOW_BYTES / 2)?;
+    expect_refusal(running.answer()?, 5, &["written while it was read", "--inconsistent-ok"])?;
+    let list = umbra(&home, &["--json", "snapshots"])?.expect_code(0)?;
+    ensure!(list.of_type("entry")?.is_empty(), "{}", list.describe());
+
+    let summary = backup(&home, "d", &device.path, &[])?.expect_code(0)?.summary()?;
+    ensure!(summary["consistency"] == "offline", "nobody writes: {summary}");
+    write_noise(&device.path, SLOW_BYTES, &mut Noise::new(98))?;
+    let size = bytes_below(&home.path("store"))?;
+    let mut command = home.umbra();
+    command.args(["--json", "--machine", "m", "--disk", "d", "--limit-upload", RATE, "backup"]);
+    let running = Running::start(command.arg("--inconsistent-ok").arg(&device.path))?;
+    wait_until("the backup sends", || Ok(bytes_below(&home.path("store"))? > size + (8 << 20)))?;
+    write(SLOW_BYTES / 2)?;
+    let summary = running.answer()?.expect_code(0)?.summary()?;
+    ensure!(summary["consistency"] == "fuzzy", "{summary}");
+    home.recover(text(&summary, "snapshot")?, &home.path("back.img"))?;
+    Ok(())
+}
+
+#[test]
+fn a_device_that_shrinks_while_it_is_read_is_kept_as_far_as_it_was() -> Result<()> {
+    let test = "devices::a_device_that_shrinks_while_it_is_read_is_kept_as_far_as_it_was";
+    let Some(programs) = programs_as_root(test) else { return Ok(()) };
+    let home = Home::new(&programs)?;
+    home.init_store()?;
+    let image = home.path("disk.img");
+    write_noise(&image, SLOW_BYTES, &mut Noise::new(99))?;
+    let device = Loop::attach(&image)?;
+    let running = slow_backup(&home, &device.path, &[])?;
+    let cut = SLOW_BYTES - (5 << 20);
+    File::options().write(true).open(&image)?.set_len(cut)?;
+    must(Command::new("losetup").arg("--set-capacity").arg(&device.path))?;
+    let answer = running.answer()?;
+    let summary = answer.summary()?;
+    ensure!(number(&summary, "bytes_unreadable")? == SLOW_BYTES - cut, "{summary}");
+    let shown = show(&home, &summary)?;
+    ensure!(shown["consistency"] == "fuzzy", "{shown}");
+    ensure!(shown["method"].as_str().is_some_and(|method| method.contains("cut")), "{shown}");
+    expect_refusal(answer, 3, &["could not be read"])
+}
+
 /// The proof of a fuzzy snapshot is that of the bytes that were kept, however often the disk changed meanwhile.
 #[test]
 fn a_snapshot_of_a_disk_under_load_can_be_recovered_and_verified() -> Result<()> {
