@@ -114,7 +114,7 @@ fn store_code(error: &StoreError) -> u8 {
         StoreError::Locked { .. } | StoreError::LockLost { .. } => 11,
         StoreError::Unsupported { .. } => 13,
         StoreError::NoSpace { .. } => 14,
-        StoreError::Corrupt { .. } | StoreError::WrongBytes { .. } => 4,
+        StoreError::Corrupt { .. } | StoreError::Decode { .. } | StoreError::WrongBytes { .. } => 4,
         _ => 1,
     }
 }
@@ -171,7 +171,9 @@ pub(crate) fn refusal(error: &StoreError) -> Refusal {
     let code = match error.root() {
         StoreError::NoSpace { .. } => RefusalCode::NoSpace,
         StoreError::NotFound { .. } => RefusalCode::NotFound,
-        StoreError::Corrupt { .. } | StoreError::WrongBytes { .. } => RefusalCode::Damaged,
+        StoreError::Corrupt { .. } | StoreError::Decode { .. } | StoreError::WrongBytes { .. } => {
+            RefusalCode::Damaged
+        }
         StoreError::Locked { .. } | StoreError::LockLost { .. } => RefusalCode::Busy,
         StoreError::Unsupported { .. } => RefusalCode::Version,
         StoreError::Limit { .. } => RefusalCode::Usage,

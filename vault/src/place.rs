@@ -45,11 +45,7 @@ impl Place {
     /// [`VaultError::Io`].
     pub fn init(&self) -> Result<(StoreId, Identity)> {
         let vfs: Arc<dyn Vfs> = Arc::new(RealVfs::new(&self.dir));
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o750)
-            .create(&self.dir)
-            .map_err(|source| self.io("cannot make the directory", source))?;
+        make_durably(&self.dir).map_err(|source| self.io("cannot make the directory", source))?;
         let store = StoreId(random()?);
         Store::init(&vfs, &InitOptions { store, now: now() }).map_err(|e| self.store_error(e))?;
         let identity = self.identity()?;
@@ -70,6 +66,11 @@ impl Place {
             .recursive(true)
             .mode(0o700)
             .create(&keys)
+            // Root may open a store that is somebody else's: no symlink leads out of it.
+            .and_then(|()| match std::fs::symlink_metadata(&keys)?.is_dir() {
+                true => Ok(()),
+                false => Err(std::io::ErrorKind::NotADirectory.into()),
+            })
             .and_then(|()| std::fs::set_permissions(&keys, PermissionsExt::from_mode(0o700)))
             .map_err(|source| self.io("cannot make the directory keys", source))?;
         let identity = Identity::generate()?;
@@ -125,6 +126,11 @@ impl Place {
         Some((metadata.dev(), metadata.ino()))
     }
 
+    /// Returns the user whom the store belongs to: the owner of `FORMAT`.
+    pub fn owner(&self) -> Option<u32> {
+        std::fs::metadata(self.dir.join("FORMAT")).ok().map(|metadata| metadata.uid())
+    }
+
     /// Puts the directory into a store's error.
     pub fn store_error(&self, source: StoreError) -> VaultError {
         VaultError::Store { dir: self.dir.clone(), source }
@@ -137,6 +143,21 @@ impl Place {
     fn index(&self) -> Box<dyn umbra_store::IndexOpener> {
         Box::new(umbra_index_rocksdb::RocksIndexOpener::new(self.dir.join("index")))
     }
+}
+
+/// Makes a directory with those above it; the names of the new ones are durable afterwards.
+fn make_durably(dir: &Path) -> std::io::Result<()> {
+    let new: Vec<&Path> = dir.ancestors().take_while(|dir| !dir.exists()).collect();
+    std::fs::DirBuilder::new().recursive(true).mode(0o750).create(dir)?;
+    for dir in new {
+        let above = dir.parent().filter(|above| !above.as_os_str().is_empty());
+        match std::fs::File::open(above.unwrap_or(Path::new("."))) {
+            // One that this user may enter and not list cannot be synced by it.
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {}
+            other => other?.sync_all()?,
+        }
+    }
+    Ok(())
 }
 
 impl OpenStore {

@@ -90,11 +90,8 @@ impl Walk {
                     // Taken for the end of the block.
                     (0, None) if record.body.is_empty() => break,
                     _ if !record.is_sound() => return self.stop(),
-                    (FULL, None) => {
-                        if !self.batch(record.body) {
-                            return false;
-                        }
-                    }
+                    (FULL, None) if !self.batch(record.body) => return false,
+                    (FULL, None) => {}
                     (FIRST, None) => batch = Some(record.body.to_vec()),
                     (MIDDLE, Some(batch)) => batch.extend_from_slice(record.body),
                     (LAST, Some(head)) => {

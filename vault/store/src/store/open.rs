@@ -271,9 +271,8 @@ pub(crate) fn open_reader(vfs: &Arc<dyn Vfs>, options: &OpenOptions) -> Result<S
     let inner = Arc::new(parts.into_inner(Log::new(replayed, None), options));
     if let Some(damage) = damage {
         // Restoring must still be possible: the LOG counts up to the damage.
-        match inner.unless_unreadable(Err(damage)) {
-            Err(damage) => inner.report_error(&damage),
-            Ok(()) => {}
+        if let Err(damage) = inner.unless_unreadable(Err(damage)) {
+            inner.report_error(&damage);
         }
     }
     inner.refresh()?;
