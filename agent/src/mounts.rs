@@ -363,7 +363,7 @@ pub fn use_by_emulator(disk: &File) -> Option<Use> {
         .then(|| Use { what: what(), access: Access::Writes })
 }
 
-/// Counts the writes and discards that a block device (an `st_rdev`) has carried out since it is
+/// Counts the sectors that a block device (an `st_rdev`) has written and discarded since it is
 /// there; `None` where the kernel does not count them. SOURCE: Documentation/block/stat.rst.
 pub(crate) fn write_count(rdev: u64) -> Option<u64> {
     let Number { major, minor } = Number::of(rdev);
@@ -371,10 +371,11 @@ pub(crate) fn write_count(rdev: u64) -> Option<u64> {
     parse_write_count(&text)
 }
 
-/// Reads write I/Os (the fifth field) and discard I/Os (the twelfth, which old kernels lack).
+/// Reads written sectors (the seventh field) and discarded ones (the fourteenth, which old kernels
+/// lack). Requests are no measure: a flush of the device counts as one that writes.
 fn parse_write_count(text: &str) -> Option<u64> {
     let mut fields = text.split_ascii_whitespace();
-    let writes: u64 = fields.nth(4)?.parse().ok()?;
+    let writes: u64 = fields.nth(6)?.parse().ok()?;
     let discards = fields.nth(6).map_or(Some(0), |field| field.parse().ok())?;
     Some(writes.wrapping_add(discards))
 }

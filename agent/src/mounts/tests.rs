@@ -123,8 +123,8 @@ fn the_running_system_tells_what_is_under_a_directory() {
 fn writes_and_discards_of_a_device_are_counted() {
     // Linux 6.12, 4.18 and 4.9.
     let new = "  100 2 300 4   50 6 700 8 0 9 10 11 12 13 14 15 16\n";
-    assert_eq!(parse_write_count(new), Some(61));
-    assert_eq!(parse_write_count("1 2 3 4 50 6 7 8 0 9 10 7 1 1 1"), Some(57));
-    assert_eq!(parse_write_count("1 2 3 4 50 6 7 8 0 9 10"), Some(50));
+    assert_eq!(parse_write_count(new), Some(713));
+    assert_eq!(parse_write_count("1 2 3 4 5 6 50 8 0 9 10 1 1 7 1"), Some(57));
+    assert_eq!(parse_write_count("1 2 3 4 5 6 50 8 0 9 10"), Some(50));
     assert_eq!(parse_write_count(""), None);
 }
