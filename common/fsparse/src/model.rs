@@ -169,6 +169,13 @@ pub trait Visitor {
     /// the parser reports such names as warnings and leaves them out.
     fn entry(&mut self, parent: InodeNumber, name: &[u8], inode: InodeNumber);
 
+    /// Takes blocks of the volume that something walked uses: content of any kind, unwritten
+    /// blocks, blocks of maps and trees, attributes. What no name leads to is not among them;
+    /// one range may come more than once.
+    fn used(&mut self, range: ByteRange) {
+        let _ = range;
+    }
+
     /// Takes a warning.
     fn warning(&mut self, warning: Warning);
 }

@@ -56,6 +56,26 @@ const KNOWN: u32 = 0x2
     | 0x1_0000
     | 0x2_0000;
 
+/// Read-only compatible features under which the block bitmaps mean what they always did:
+/// sparse_super, large_file, btree_dir, huge_file, gdt_csum, dir_nlink, extra_isize, quota,
+/// bigalloc, metadata_csum, readonly, project, shared_blocks, verity, orphan_present. Not:
+/// has_snapshot, replica.
+const ALLOCATION_KNOWN: u32 = 0x1
+    | 0x2
+    | 0x4
+    | 0x8
+    | 0x10
+    | 0x20
+    | 0x40
+    | 0x100
+    | 0x200
+    | 0x400
+    | 0x1000
+    | 0x2000
+    | 0x4000
+    | 0x8000
+    | 0x1_0000;
+
 /// The incompatible features that ext2 and ext3 know: filetype, recover, meta_bg.
 const EXT3_INCOMPATIBLE: u32 = 0x2 | 0x4 | 0x10;
 /// The same of the other set: sparse_super, large_file, btree_dir.
@@ -82,6 +102,11 @@ impl Features {
             Feature::Incompatible(bit) => self.incompatible & bit != 0,
             Feature::ReadOnlyCompatible(bit) => self.read_only_compatible & bit != 0,
         }
+    }
+
+    /// Tells whether nothing unknown can change what the block bitmaps mean.
+    pub(super) fn allocation_is_known(self) -> bool {
+        self.read_only_compatible & !ALLOCATION_KNOWN == 0
     }
 
     /// Returns the name that the features earn, by the rule of libblkid.

@@ -31,7 +31,16 @@ pub(super) struct Group {
     pub(super) block_bitmap: Block,
     /// Block of its inode bitmap.
     pub(super) inode_bitmap: Block,
+    /// Its block bitmap was never written: nothing in the group is used but structures.
+    pub(super) blocks_uninit: bool,
+    /// How many clusters the group says are free.
+    pub(super) free_clusters: u32,
+    /// Checksum of the block bitmap (with metadata_csum), and which of its bits are kept.
+    pub(super) bitmap_checksum: (u32, u32),
 }
+
+/// The block bitmap was not initialised (`EXT4_BG_BLOCK_UNINIT`).
+const BLOCK_UNINIT: u16 = 0x2;
 
 /// Reads all descriptors that the volume has; a damaged one is left out with a warning, at most
 /// 1000 of which are kept.
@@ -152,10 +161,20 @@ fn parse(superblock: &Superblock, number: u32, fields: &Fields<'_>) -> Result<Gr
         let high = if wide { fields.u32(high)? } else { 0 };
         Ok(Block(join(fields.u32(low)?, high)))
     };
+    // The flag means something only where descriptors have checksums.
+    let has_flags = superblock.features.has(features::METADATA_CSUM)
+        || superblock.features.has(features::GDT_CSUM);
+    let half = |low, high| -> Result<u32> {
+        let high = if wide { fields.u16(high)? } else { 0 };
+        Ok(u32::from(high) << 16 | u32::from(fields.u16(low)?))
+    };
     let group = Group {
         block_bitmap: block(0, 0x20)?,
         inode_bitmap: block(4, 0x24)?,
         inode_table: block(8, 0x28)?,
+        blocks_uninit: has_flags && fields.u16(0x12)? & BLOCK_UNINIT != 0,
+        free_clusters: half(0xc, 0x2c)?,
+        bitmap_checksum: (half(0x18, 0x38)?, if wide { u32::MAX } else { 0xffff }),
     };
     let bytes = superblock.inodes_per_group.saturating_mul(superblock.inode_size);
     let table_blocks = u64::from(bytes.div_ceil(superblock.block_size));

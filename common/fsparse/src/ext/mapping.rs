@@ -112,6 +112,12 @@ impl Mapping {
         Ok(())
     }
 
+    /// Returns the blocks of content, written or not, and those of the map or tree itself.
+    pub(super) fn used(&self) -> impl Iterator<Item = (Block, u64)> + '_ {
+        let runs = self.runs.iter().map(|run| (run.first, run.count));
+        runs.chain(self.nodes.iter().map(|&node| (node, 1)))
+    }
+
     /// Tells whether two runs, or a run and the map or tree, share a block of the file system.
     pub(super) fn shares_blocks(&self) -> bool {
         if self.runs.len() < 2 && self.nodes.is_empty() {

@@ -16,6 +16,7 @@ mod dir;
 mod extent_tree;
 mod features;
 mod fields;
+mod free;
 mod group;
 mod inode;
 mod mapping;
@@ -28,6 +29,7 @@ mod zones;
 
 use alloc::vec::Vec;
 
+pub use self::free::FreeSpace;
 use self::{
     blocks::{Block, Blocks, Cache},
     group::Groups,

@@ -35,6 +35,8 @@ pub(super) struct Reader<'e> {
     pub(super) names: Budget,
     /// Bytes of names and values of attributes.
     pub(super) attributes: Budget,
+    /// Blocks that what was read uses: first and count. Whoever reads takes them out.
+    pub(super) used: Vec<(Block, u64)>,
     groups: &'e Groups,
     tables: Cache,
 }
@@ -58,6 +60,7 @@ impl<'e> Reader<'e> {
             steps: steps(superblock, blocks),
             names: Budget::new(names, "entries of directories"),
             attributes: Budget::new(attributes, "bytes of extended attributes"),
+            used: Vec::new(),
             groups,
             tables: Cache::tables(superblock.block_size),
         }
@@ -103,6 +106,7 @@ impl<'e> Reader<'e> {
             true => extent_tree::map(self, inode)?,
             false => block_map::map(self, inode)?,
         };
+        self.used.extend(mapping.used());
         if !self.superblock.features.has(features::SHARED_BLOCKS) && mapping.shares_blocks() {
             mapping.damaged(inode.block_map().corrupt("two parts of it share a block"));
         }

@@ -68,6 +68,23 @@ pub(super) struct Superblock {
     pub(super) linux: bool,
     /// Made by the Hurd, whose inodes use some fields otherwise.
     pub(super) hurd: bool,
+    /// Whether it was unmounted cleanly and without known errors, as far as it says.
+    pub(super) state: State,
+    /// Blocks that follow the descriptors for a file system that grows (with resize_inode).
+    pub(super) reserved_descriptor_blocks: u32,
+    /// The block of multiple-mount protection, 0 where there is none.
+    pub(super) mmp_block: u64,
+}
+
+/// What the superblock says of the file system's soundness.
+///
+/// SOURCE: Linux `fs/ext4/ext4.h` (`EXT4_VALID_FS`, `EXT4_ERROR_FS`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct State {
+    /// It was unmounted; with a journal this says nothing.
+    pub(super) valid: bool,
+    /// The kernel found errors.
+    pub(super) errors: bool,
 }
 
 impl Superblock {
@@ -120,6 +137,9 @@ impl Superblock {
             journal_inode: fields.u32(0xe0)?,
             linux: fields.u32(0x48)? == CREATOR_LINUX,
             hurd: fields.u32(0x48)? == CREATOR_HURD,
+            state: state(&fields)?,
+            reserved_descriptor_blocks: u32::from(fields.u16(0xce)?),
+            mmp_block: join(fields.u32(0x168)?, fields.u32(0x16c)?),
         };
         superblock.check_inodes(&fields)?;
         superblock.check_groups(&fields)?;
@@ -191,6 +211,11 @@ impl Superblock {
         self.groups = u32::try_from(groups).map_err(|_| fields.corrupt("too many groups"))?;
         Ok(())
     }
+}
+
+fn state(fields: &Fields<'_>) -> Result<State> {
+    let bits = fields.u16(0x3a)?;
+    Ok(State { valid: bits & 1 != 0, errors: bits & 2 != 0 })
 }
 
 fn block_size(fields: &Fields<'_>) -> Result<u32> {

@@ -97,7 +97,15 @@ impl Walker<'_, '_> {
         let mut bytes = core::mem::take(&mut self.scratch);
         let loaded = self.load_with(number, &mut bytes);
         self.scratch = bytes;
+        self.tell_used();
         loaded
+    }
+
+    /// Tells which blocks the last thing read uses.
+    fn tell_used(&mut self) {
+        for (first, count) in core::mem::take(&mut self.reader.used) {
+            self.visitor.used(self.reader.blocks.range(first, count));
+        }
     }
 
     fn load_with(&mut self, number: u32, bytes: &mut Vec<u8>) -> Result<crate::Inode> {
@@ -146,6 +154,7 @@ impl Walker<'_, '_> {
             }
         });
         self.scratch = bytes;
+        self.tell_used();
         listed?;
         self.flush(number)
     }

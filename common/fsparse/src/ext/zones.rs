@@ -60,6 +60,11 @@ impl Zones {
         self.ranges.get(next).is_some_and(|&(from, _)| from < end)
     }
 
+    /// Returns the ranges: first block and the block behind the last.
+    pub(super) fn ranges(&self) -> &[(u64, u64)] {
+        &self.ranges
+    }
+
     fn of(mut ranges: Vec<(u64, u64)>) -> Self {
         ranges.retain(|&(_, count)| count > 0);
         ranges.sort_unstable();
