@@ -29,5 +29,6 @@ mod device;
 mod error;
 #[cfg(test)]
 mod fixture;
+mod ranges;
 
 pub use error::{Error, Result};

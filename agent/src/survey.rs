@@ -1,11 +1,14 @@
 //! What is on a disk: its partition table, its volumes, and the files of those that parse.
 
-use umbra_common::snapshot::MAX_VOLUMES;
-use umbra_fsparse::ext::{Ext, Journal};
+use umbra_common::snapshot::{FreePolicy, MAX_VOLUMES};
+use umbra_fsparse::ext::{Ext, FreeSpace, Journal};
 use umbra_fsparse::partition::{self, PartitionTable, TableKind};
-use umbra_fsparse::{ByteLen, ByteOffset, ByteRange, Error, InodeNumber, ReadAt, Slice};
+use umbra_fsparse::{
+    ByteLen, ByteOffset, ByteRange, Error, Inode, InodeNumber, ReadAt, Slice, Visitor,
+};
 
 use crate::monitor::{Monitor, Notice};
+use crate::ranges::merged;
 use crate::tree::FileTree;
 
 /// Inode of the root directory of every ext2/3/4. SOURCE: `EXT4_ROOT_INO` in Linux fs/ext4/ext4.h.
@@ -54,6 +57,8 @@ pub struct Volume {
     pub parse: Parse,
     /// Its files, where it was understood.
     pub tree: Option<FileTree>,
+    /// Ranges of the DISK that hold nothing and are not kept; sorted, disjoint.
+    pub free: Vec<ByteRange>,
 }
 
 /// A disk as the parsers see it.
@@ -63,6 +68,17 @@ pub struct Survey {
     pub table: PartitionTable,
     /// The volumes in disk order, which never overlap.
     pub volumes: Vec<Volume>,
+    /// Whether free space was looked for.
+    pub free: FreePolicy,
+}
+
+/// What is looked for on a disk.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Whether file systems are parsed.
+    pub parse: ParsePolicy,
+    /// Whether free space is found out and left out.
+    pub free: FreePolicy,
 }
 
 impl Survey {
@@ -77,7 +93,8 @@ impl Survey {
             partitions: Vec::new(),
             warnings: Vec::new(),
         };
-        Self { table, volumes: vec![Volume::unknown("disk".into(), range, reason)] }
+        let volumes = vec![Volume::unknown("disk".into(), range, reason)];
+        Self { table, volumes, free: FreePolicy::Keep }
     }
 }
 
@@ -91,12 +108,13 @@ impl Volume {
             uuid: None,
             parse: Parse::None { reason },
             tree: None,
+            free: Vec::new(),
         }
     }
 }
 
 /// Looks at a whole disk. Never fails: what cannot be parsed is a volume without a tree.
-pub fn survey(disk: &dyn ReadAt, policy: ParsePolicy, monitor: &dyn Monitor) -> Survey {
+pub fn survey(disk: &dyn ReadAt, options: Options, monitor: &dyn Monitor) -> Survey {
     let table = partition::read(disk);
     for warning in &table.warnings {
         monitor.warning(notice("partition table", ByteOffset(0), warning));
@@ -104,7 +122,7 @@ pub fn survey(disk: &dyn ReadAt, policy: ParsePolicy, monitor: &dyn Monitor) -> 
     let mut volumes = Vec::new();
     if table.kind == TableKind::None {
         let whole = ByteRange::new(ByteOffset(0), disk.len()).unwrap_or_default();
-        volumes.push(look_at(disk, "disk".into(), whole, policy, monitor));
+        volumes.push(look_at(disk, "disk".into(), whole, options, monitor));
     }
     // A partition that is no volume is what stands between volumes: residue, kept all the same.
     let beyond = table.partitions.len().saturating_sub(MAX_VOLUMES);
@@ -117,9 +135,9 @@ pub fn survey(disk: &dyn ReadAt, policy: ParsePolicy, monitor: &dyn Monitor) -> 
     }
     for partition in table.partitions.iter().take(MAX_VOLUMES) {
         let path = format!("part/{}", partition.number);
-        volumes.push(look_at(disk, path, partition.range, policy, monitor));
+        volumes.push(look_at(disk, path, partition.range, options, monitor));
     }
-    Survey { table, volumes }
+    Survey { table, volumes, free: options.free }
 }
 
 fn notice(subject: &str, base: ByteOffset, error: &Error) -> Notice {
@@ -137,13 +155,13 @@ fn look_at(
     disk: &dyn ReadAt,
     path: String,
     range: ByteRange,
-    policy: ParsePolicy,
+    options: Options,
     monitor: &dyn Monitor,
 ) -> Volume {
     let slice = Slice::new(disk, range);
     let reason = "no file system that this version reads".into();
     let mut volume = Volume::unknown(path, range, reason);
-    if policy == ParsePolicy::Skip {
+    if options.parse == ParsePolicy::Skip {
         volume.parse = Parse::None { reason: "parsing was switched off".into() };
         return volume;
     }
@@ -153,7 +171,12 @@ fn look_at(
         volume.parse = Parse::None { reason: format!("{kind} is not parsed by this version") };
     }
     match Ext::open(&slice, Journal::Replay) {
-        Ok(ext) => parse_ext(&ext, &mut volume, monitor),
+        Ok(ext) => {
+            parse_ext(&ext, &mut volume, monitor);
+            if options.free == FreePolicy::Skip {
+                find_free(&ext, &slice, &mut volume, monitor);
+            }
+        }
         Err(Error::NotFound { .. } | Error::Io { .. }) => {}
         Err(error) => {
             monitor.warning(notice(&volume.path, range.start(), &error));
@@ -209,6 +232,59 @@ fn parse_ext(ext: &Ext<'_>, volume: &mut Volume, monitor: &dyn Monitor) {
         }
     };
     volume.tree = Some(tree);
+}
+
+/// Finds the free space of a volume that was parsed in full; any doubt keeps it, with a warning.
+fn find_free(ext: &Ext<'_>, slice: &Slice<'_>, volume: &mut Volume, monitor: &dyn Monitor) {
+    let base = volume.range.start();
+    let warn = |message: String| {
+        monitor.warning(Notice { subject: volume.path.clone(), at: Some(base), message });
+    };
+    // The map gives a whole disk's layout away only as far as it is known.
+    let (Some(tree), Parse::Full) = (volume.tree.as_mut(), &volume.parse) else {
+        return warn("its free space is kept: it is not understood in full".into());
+    };
+    match ext_free(ext, slice, tree.take_used()) {
+        Ok(free) => {
+            if let Some(doubt) = free.doubt {
+                let kept = free.groups_kept;
+                warn(format!("the free space of {kept} block groups is kept: {doubt}"));
+            }
+            let on_disk = |range: &ByteRange| {
+                ByteRange::new(base.checked_add(ByteLen(range.start().0))?, range.len())
+            };
+            volume.free = free.ranges.iter().filter_map(on_disk).collect();
+        }
+        Err(error) => warn(format!("its free space is kept: {error}")),
+    }
+}
+
+/// Finds the free space of an ext; `used` is what its walk used.
+fn ext_free(
+    ext: &Ext<'_>,
+    slice: &Slice<'_>,
+    used: Vec<ByteRange>,
+) -> umbra_fsparse::Result<FreeSpace> {
+    if !ext.needs_recovery() {
+        return ext.free_space(None, &used);
+    }
+    let before = Ext::open(slice, Journal::Ignore)?;
+    let mut all = UsedOnly(used);
+    before.walk(&mut all)?;
+    ext.free_space(Some(&before), &merged(all.0))
+}
+
+/// Collects nothing but the ranges that a walk uses.
+struct UsedOnly(Vec<ByteRange>);
+
+impl Visitor for UsedOnly {
+    fn inode(&mut self, _: Inode) {}
+    fn entry(&mut self, _: InodeNumber, _: &[u8], _: InodeNumber) {}
+    // What stands on the disk before the replay is no one state: most of it is to be expected.
+    fn warning(&mut self, _: umbra_fsparse::Warning) {}
+    fn used(&mut self, range: ByteRange) {
+        self.0.push(range);
+    }
 }
 
 /// Formats a UUID in its usual text form (big-endian, RFC 9562).

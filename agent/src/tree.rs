@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use umbra_fsparse::{Inode, InodeNumber, Visitor, Warning};
+use umbra_fsparse::{ByteRange, Inode, InodeNumber, Visitor, Warning};
+
+use crate::ranges::merged;
 
 /// How many warnings of one volume are kept; all are counted.
 pub const KEPT_WARNINGS: usize = 1000;
@@ -28,6 +30,7 @@ pub struct FileTree {
     warnings: Vec<Warning>,
     warnings_total: u64,
     root: Option<u32>,
+    used: Vec<ByteRange>,
 }
 
 impl FileTree {
@@ -70,6 +73,11 @@ impl FileTree {
         (&self.warnings, self.warnings_total)
     }
 
+    /// Takes the ranges of the volume that something walked uses, sorted and merged.
+    pub fn take_used(&mut self) -> Vec<ByteRange> {
+        merged(std::mem::take(&mut self.used))
+    }
+
     /// Counts the names.
     pub fn entry_count(&self) -> usize {
         self.entries.len()
@@ -108,6 +116,10 @@ impl Visitor for FileTree {
             self.names.extend_from_slice(name);
             self.entries.push(Entry { parent, inode, name_start, name_len });
         }
+    }
+
+    fn used(&mut self, range: ByteRange) {
+        self.used.push(range);
     }
 
     fn warning(&mut self, warning: Warning) {

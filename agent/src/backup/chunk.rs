@@ -56,6 +56,8 @@ pub enum RunContent {
     },
     /// Zeros.
     Zero,
+    /// Nothing: free space that is not kept.
+    Free,
     /// The device did not give them.
     Unreadable,
 }
@@ -173,6 +175,7 @@ impl<'a> ChunkStage<'a> {
                 Segment::Unreadable { disk } => self.unreadable(*disk),
                 Segment::LostSlack { disk } => self.run(*disk, RunContent::Unreadable),
                 Segment::ZeroSlack { disk } => self.run(*disk, RunContent::Zero),
+                Segment::Free { disk } => self.run(*disk, RunContent::Free),
                 Segment::End => self.end(),
             }
             if let Some(failure) = self.sink.failure.take() {

@@ -15,6 +15,8 @@ pub struct MapCounts {
     pub data: u64,
     /// Zeros.
     pub zero: u64,
+    /// Free space that is not kept.
+    pub free: u64,
     /// Not given by the device.
     pub unreadable: u64,
 }
@@ -38,6 +40,7 @@ pub fn build(
         match run.content {
             RunContent::Chunk { .. } => counts.data += run.len,
             RunContent::Zero => counts.zero += run.len,
+            RunContent::Free => counts.free += run.len,
             RunContent::Unreadable => counts.unreadable += run.len,
         }
     }
@@ -77,6 +80,7 @@ fn split(run: &MapRun, len: u64) -> (MapRun, Option<MapRun>) {
 fn map_run(run: &MapRun, ids: &[ObjectId]) -> Result<Run> {
     let content = match run.content {
         RunContent::Zero => Content::Zero,
+        RunContent::Free => Content::Free,
         RunContent::Unreadable => Content::Unreadable,
         RunContent::Chunk { index, offset } => {
             let chunk = ids.get(index as usize).copied();

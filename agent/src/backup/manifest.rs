@@ -6,8 +6,8 @@ use umbra_common::image_hash::ImageHash;
 use umbra_common::map::MapRoot;
 use umbra_common::node::Node;
 use umbra_common::snapshot::{
-    Counts, DiskLabel, FreePolicy, MAX_TEXT_BYTES, MAX_WARNING_BYTES, MAX_WARNINGS, Manifest,
-    ManifestWarning, Method, Parameters, Parsed, RunId, SessionNonce, Volume, shortened,
+    Counts, DiskLabel, MAX_TEXT_BYTES, MAX_WARNING_BYTES, MAX_WARNINGS, Manifest, ManifestWarning,
+    Method, Parameters, Parsed, RunId, SessionNonce, Volume, shortened,
 };
 use umbra_common::{ByteLen, ByteRange};
 use umbra_fsparse::partition::TableKind;
@@ -94,13 +94,14 @@ pub(super) fn make(facts: &Facts<'_>) -> Result<Node> {
             bytes_total: facts.len.0,
             bytes_data: facts.map.data,
             bytes_zero: facts.map.zero,
+            bytes_free: facts.map.free,
             bytes_unreadable: facts.map.unreadable,
             chunks: facts.chunks,
             files: facts.files,
             files_read: facts.files,
             ..Counts::default()
         },
-        free: FreePolicy::Keep,
+        free: survey.free,
         warnings: notices.iter().take(MAX_WARNINGS).map(warning_of).collect(),
         warnings_total: *warnings_total,
         unreadable_ranges: facts.unreadable.len() as u64,

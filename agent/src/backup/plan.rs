@@ -7,6 +7,7 @@ use umbra_common::{ByteLen, ByteOffset, ByteRange};
 use umbra_fsparse::{Codec, ExtentKind, FileType, Inode};
 
 use crate::monitor::{Monitor, Notice};
+use crate::ranges::without;
 use crate::survey::{Survey, Volume};
 
 /// Bytes behind a file's end in its last block that are read with it.
@@ -65,6 +66,8 @@ pub struct Plan {
     pub residue: Vec<ByteRange>,
     /// Volumes kept in disk order; sorted, disjoint.
     pub unparsed: Vec<ByteRange>,
+    /// What holds nothing and is not kept; sorted, disjoint.
+    pub free: Vec<ByteRange>,
 }
 
 #[derive(Clone, Copy)]
@@ -95,6 +98,13 @@ pub fn make(survey: &Survey, disk_len: ByteLen, monitor: &dyn Monitor) -> Plan {
     }
     keyed.sort_unstable();
     plan.files = keyed.into_iter().map(|(_, item)| item).collect();
+    taken.sort_unstable();
+    // Volumes never overlap, and each one's free ranges are sorted.
+    let free: Vec<ByteRange> =
+        survey.volumes.iter().flat_map(|volume| volume.free.iter().copied()).collect();
+    // No parser gives a file's bytes away. Should one do so, they are kept.
+    plan.free = without(&free, &taken);
+    taken.extend_from_slice(&plan.free);
     plan.residue = complement(&mut taken, disk_len);
     plan
 }

@@ -11,6 +11,7 @@ use umbra_common::image_hash::{ImageHash, ImageHasher, WINDOW_BYTES, WindowHash,
 use umbra_common::{ByteLen, ByteOffset, ByteRange};
 
 use crate::error::{Error, Result};
+use crate::ranges::{merged, without};
 use crate::source::{Device, read_salvaging};
 
 /// State of unfinished windows of the image hash above which the oldest one is completed.
@@ -29,6 +30,8 @@ pub(super) struct Proof<'a> {
     completed: BTreeSet<u64>,
     /// What the device did not give for those; zeros in their hashes. Disjoint.
     lost: Vec<ByteRange>,
+    /// What is not kept, and so zeros whatever the device holds; sorted, disjoint.
+    left_out: &'a [ByteRange],
 }
 
 impl<'a> Proof<'a> {
@@ -37,7 +40,20 @@ impl<'a> Proof<'a> {
         let pending_limit =
             if device.may_change() { LIVE_HASH_PENDING_BYTES } else { HASH_PENDING_BYTES };
         let hasher = ImageHasher::new(device.len());
-        Self { device, hasher, pending_limit, completed: BTreeSet::new(), lost: Vec::new() }
+        Self {
+            device,
+            hasher,
+            pending_limit,
+            completed: BTreeSet::new(),
+            lost: Vec::new(),
+            left_out: &[],
+        }
+    }
+
+    /// Says what is not kept: sorted and disjoint. A window that is completed before its turn
+    /// has zeros there.
+    pub(super) fn leave_out(&mut self, ranges: &'a [ByteRange]) {
+        self.left_out = ranges;
     }
 
     /// Adds bytes that were read.
@@ -142,7 +158,12 @@ impl<'a> Proof<'a> {
             }
             let Some(window) = self.hasher.oldest_incomplete() else { break };
             let mut buf = Vec::new();
-            for range in self.hasher.missing(window) {
+            let missing = self.hasher.missing(window);
+            let wanted = without(&missing, self.left_out_in(&missing));
+            for range in without(&missing, &wanted) {
+                self.hasher.add_zeros(range).map_err(hash_error)?;
+            }
+            for range in wanted {
                 buf.resize(usize::try_from(range.len().0).unwrap_or_default(), 0);
                 self.lost.extend(read_salvaging(self.device, range.start(), &mut buf));
                 read += range.len().0;
@@ -151,6 +172,14 @@ impl<'a> Proof<'a> {
             self.completed.insert(window);
         }
         Ok(read)
+    }
+
+    /// Returns the part of the list of what is not kept that may touch sorted ranges.
+    fn left_out_in(&self, ranges: &[ByteRange]) -> &'a [ByteRange] {
+        let (Some(first), Some(last)) = (ranges.first(), ranges.last()) else { return &[] };
+        let from = self.left_out.partition_point(|range| range.end() <= first.start());
+        let to = self.left_out.partition_point(|range| range.start() < last.end());
+        self.left_out.get(from..to).unwrap_or_default()
     }
 
     /// Returns the hash of the disk and those of its windows.
@@ -163,22 +192,6 @@ impl<'a> Proof<'a> {
         let windows: Option<Vec<WindowHash>> = (0..count).map(|w| self.hasher.window(w)).collect();
         Ok((image_hash, windows.ok_or_else(|| hash_error("a window without a hash"))?))
     }
-}
-
-/// Sorts ranges and joins those that touch or overlap.
-pub(super) fn merged(mut ranges: Vec<ByteRange>) -> Vec<ByteRange> {
-    ranges.sort_unstable_by_key(|range| range.start());
-    let mut out: Vec<ByteRange> = Vec::new();
-    for range in ranges.into_iter().filter(|range| !range.is_empty()) {
-        match out.last_mut() {
-            Some(last) if last.end() >= range.start() => {
-                let end = last.end().max(range.end());
-                *last = ByteRange::between(last.start(), end).unwrap_or(range);
-            }
-            _ => out.push(range),
-        }
-    }
-    out
 }
 
 /// Cuts `range` at the ends of windows and keeps the parts in those that are wanted.

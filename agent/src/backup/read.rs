@@ -12,9 +12,10 @@ use umbra_common::image_hash::{ImageHash, WindowHash};
 use umbra_common::{ByteLen, ByteOffset, ByteRange};
 
 use super::plan::{FileItem, FilePiece, Plan, pieces};
-use super::proof::{Proof, merged};
+use super::proof::Proof;
 use super::residue::Residue;
 use crate::error::{Error, Result};
+use crate::ranges::merged;
 use crate::source::{Device, read_salvaging};
 use crate::survey::Survey;
 
@@ -79,6 +80,11 @@ pub enum Segment {
         /// On the disk.
         disk: ByteRange,
     },
+    /// Bytes of the disk that hold nothing and are not kept.
+    Free {
+        /// On the disk.
+        disk: ByteRange,
+    },
     /// The current stream ends.
     End,
 }
@@ -100,6 +106,7 @@ impl Batch {
             Segment::Zeros { disk: Some(_), len, .. } => len.0,
             Segment::Unreadable { disk }
             | Segment::LostSlack { disk }
+            | Segment::Free { disk }
             | Segment::ZeroSlack { disk } => disk.len().0,
             Segment::Zeros { disk: None, .. } | Segment::Begin(_) | Segment::End => 0,
         };
@@ -144,6 +151,8 @@ pub struct Reader<'a> {
     span: Option<ByteRange>,
     steps: Vec<Step>,
     residue: Residue<'a>,
+    /// Free space that is yet to be handed on.
+    free: &'a [ByteRange],
     wanted: u64,
     wasted: u64,
     bytes_read: u64,
@@ -167,6 +176,7 @@ impl<'a> Reader<'a> {
             span: None,
             steps: Vec::new(),
             residue: Residue::default(),
+            free: &[],
             wanted: 0,
             wasted: 0,
             bytes_read: 0,
@@ -182,6 +192,8 @@ impl<'a> Reader<'a> {
     /// where the device gave several answers for one place.
     pub fn run(mut self, plan: &'a Plan) -> Result<ReadSummary> {
         self.residue = Residue::new(&plan.residue);
+        self.free = &plan.free;
+        self.proof.leave_out(&plan.free);
         let mut parts = Vec::new();
         for &item in &plan.files {
             self.file(item, &mut parts)?;
@@ -218,7 +230,8 @@ impl<'a> Reader<'a> {
         });
         // Files come sorted by this: what lies before it is of no file any more.
         let first = starts.min().unwrap_or(ByteOffset(u64::MAX));
-        if self.residue.is_due(first) {
+        let free_is_due = self.free.first().is_some_and(|range| range.end() <= first);
+        if free_is_due || self.residue.is_due(first) {
             self.residue_before(first)?;
         }
         self.steps.push(Step::Ready(Segment::Begin(Stream::File(item))));
@@ -245,6 +258,7 @@ impl<'a> Reader<'a> {
 
     /// Reads the residue of all windows that end at or before `limit`.
     fn residue_before(&mut self, limit: ByteOffset) -> Result<()> {
+        self.free_before(limit)?;
         // What was not read yet may have slack in these windows.
         self.flush()?;
         while let Some(parts) = self.residue.next_window(limit) {
@@ -256,6 +270,19 @@ impl<'a> Reader<'a> {
             self.bound_steps()?;
         }
         self.flush()
+    }
+
+    /// Hands on the free space that ends at or before `limit`. No byte of it is read.
+    fn free_before(&mut self, limit: ByteOffset) -> Result<()> {
+        while let Some((&disk, rest)) = self.free.split_first()
+            && disk.end() <= limit
+        {
+            self.free = rest;
+            self.proof.add_zeros(disk)?;
+            self.steps.push(Step::Ready(Segment::Free { disk }));
+            self.bound_steps()?;
+        }
+        Ok(())
     }
 
     fn disk_bytes(&mut self, range: ByteRange, role: Role) -> Result<()> {

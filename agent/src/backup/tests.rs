@@ -1,6 +1,7 @@
 //! The stages against a vault in memory: what goes in comes back, whatever the layout.
 #![allow(clippy::unwrap_used)]
 
+mod free;
 mod many;
 mod small_changes;
 mod sources;
@@ -13,7 +14,7 @@ use umbra_common::map::{Content, MapReader};
 use umbra_common::node::memory::MemoryNodes;
 use umbra_common::node::{Node, NodeSink};
 use umbra_common::snapshot::{
-    Consistency, MachineId, Manifest, Method, Receipt, RunId, SessionNonce, StoreId,
+    Consistency, FreePolicy, MachineId, Manifest, Method, Receipt, RunId, SessionNonce, StoreId,
 };
 use umbra_common::wire::Object;
 use umbra_common::{ByteOffset, ByteRange, Kind, Reference};
@@ -232,7 +233,9 @@ fn survey_of(len: u64, files: Vec<Inode>) -> Survey {
             uuid: None,
             parse: Parse::Full,
             tree: Some(tree),
+            free: Vec::new(),
         }],
+        free: FreePolicy::Keep,
     }
 }
 

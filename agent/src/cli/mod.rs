@@ -78,10 +78,11 @@ pub struct Global {
 }
 
 /// What is kept of unallocated space.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum FreeArg {
+    /// Leave out what the file systems say is free, where that is beyond doubt.
+    Skip,
     /// Keep every byte of the disk.
-    #[default]
     Keep,
 }
 
@@ -160,9 +161,10 @@ pub struct BackupArgs {
     /// A label of the snapshot; may be repeated.
     #[arg(long = "tag", value_name = "TAG")]
     pub tags: Vec<String>,
-    /// What to do with unallocated space.
-    #[arg(long, value_enum, default_value_t)]
-    pub free: FreeArg,
+    /// What to do with unallocated space; `skip` unless the source is read with
+    /// --inconsistent-ok, `keep` then.
+    #[arg(long, value_enum)]
+    pub free: Option<FreeArg>,
     /// Keep everything in disk order; no files.
     #[arg(long)]
     pub no_parse: bool,

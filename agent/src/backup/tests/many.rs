@@ -4,7 +4,7 @@ use umbra_common::snapshot::{MAX_VOLUMES, MAX_WARNINGS};
 
 use super::*;
 use crate::monitor::Notice;
-use crate::survey::{ParsePolicy, survey};
+use crate::survey::{Options, ParsePolicy, survey};
 
 /// CRC-32 of IEEE 802.3, bit by bit.
 fn crc32(bytes: &[u8]) -> u32 {
@@ -53,7 +53,8 @@ fn more_partitions_than_a_manifest_holds_are_kept_as_disk() {
     let bytes = gpt_disk(MAX_VOLUMES + 76);
     let disk = MemoryDisk::new(bytes.clone());
     let monitor = Quiet::default();
-    let survey = survey(&disk, ParsePolicy::Parse, &monitor);
+    let options = Options { parse: ParsePolicy::Parse, free: FreePolicy::Keep };
+    let survey = survey(&disk, options, &monitor);
     assert_eq!(survey.table.partitions.len(), MAX_VOLUMES + 76);
     assert!(monitor.warnings().0.iter().any(|notice| notice.message.starts_with("76 partitions")));
     let vault = MemoryVault::default();
@@ -74,6 +75,7 @@ fn more_warnings_than_a_manifest_holds_are_counted() {
         uuid: None,
         parse: Parse::None { reason: "r".repeat(2000) },
         tree: None,
+        free: Vec::new(),
     };
     survey.volumes = (0..MAX_VOLUMES).map(volume).collect();
     let monitor = Quiet::default();

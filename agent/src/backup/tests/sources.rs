@@ -40,7 +40,7 @@ impl Device for LiveDisk {
     }
 }
 
-fn hash_of(bytes: &[u8]) -> [u8; 32] {
+pub(super) fn hash_of(bytes: &[u8]) -> [u8; 32] {
     let mut hasher = SequentialImageHasher::new(ByteLen(bytes.len() as u64));
     hasher.push(bytes).unwrap();
     hasher.finish().unwrap().0
@@ -61,7 +61,7 @@ fn the_hash_of_a_disk_that_changes_is_that_of_what_was_kept() {
 
 /// Reads a disk with a Reader that bears so much of unfinished windows; returns what it said and, by disk
 /// address, what it handed on.
-fn read_all(
+pub(super) fn read_all(
     device: &dyn Device,
     survey: &Survey,
     pending_limit: usize,
@@ -89,6 +89,7 @@ fn read_all(
                 }
                 Segment::Unreadable { disk: lost }
                 | Segment::LostSlack { disk: lost }
+                | Segment::Free { disk: lost }
                 | Segment::ZeroSlack { disk: lost } => disk[place(lost)].fill(0),
                 Segment::Zeros { disk: None, .. } | Segment::Begin(_) | Segment::End => {}
             }

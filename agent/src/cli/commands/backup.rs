@@ -5,7 +5,9 @@ mod sources;
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use umbra_common::snapshot::{MAX_LABELS, MAX_TEXT_BYTES, RunId, SessionNonce};
+use umbra_common::snapshot::{
+    Consistency, FreePolicy, MAX_LABELS, MAX_TEXT_BYTES, RunId, SessionNonce,
+};
 use umbra_common::wire::{BaseState, Begin};
 use umbra_fsparse::Timestamp;
 use umbra_fsparse::partition::TableKind;
@@ -14,7 +16,7 @@ use umbra_net::NetError;
 use crate::backup::{self, Input, Job, Labels, Outcome, SendPolicy};
 use crate::cli::output::{bytes, duration};
 use crate::cli::progress::Progress;
-use crate::cli::{BackupArgs, Global, Output};
+use crate::cli::{BackupArgs, FreeArg, Global, Output};
 use crate::config;
 use crate::connect::{Access, Connection, connect, vault_url};
 use crate::error::{Error, Result};
@@ -24,7 +26,7 @@ use crate::monitor::{Monitor, Stage};
 use crate::mounts::System;
 use crate::own_store::OwnStore;
 use crate::source::SourceKind;
-use crate::survey::{ParsePolicy, survey};
+use crate::survey::{Options, ParsePolicy, survey};
 use crate::uplink::VaultUplink;
 
 use sources::{Opened, Origin, Surroundings};
@@ -125,7 +127,7 @@ impl Context<'_> {
         let started = Instant::now();
         let progress = Progress::new(*self.output, self.global.no_progress);
         progress.begin(Stage::Survey, None);
-        let policy = if self.args.no_parse { ParsePolicy::Skip } else { ParsePolicy::Parse };
+        let options = self.survey_options(&source);
         let mut labels = self.labels(&source)?;
         let store = self.connection.client.welcome()?.store;
         let cache = config::cache_dir(self.global.cache_dir.as_deref())
@@ -149,7 +151,7 @@ impl Context<'_> {
         let outcome = match &source.input {
             Origin::Disk(device) => {
                 let device = device.as_ref();
-                let survey = survey(device, policy, &progress);
+                let survey = survey(device, options, &progress);
                 // What a file is an image of stands in its partition table alone.
                 if let (SourceKind::ImageFile, TableKind::Gpt { sector }) =
                     (device.kind(), survey.table.kind)
@@ -182,6 +184,19 @@ impl Context<'_> {
         let (_, warnings) = progress.warnings();
         self.report(&labels, &outcome, warnings, started.elapsed())?;
         Ok(outcome.unreadable as u64)
+    }
+
+    fn survey_options(&self, source: &Opened) -> Options {
+        let parse = if self.args.no_parse { ParsePolicy::Skip } else { ParsePolicy::Parse };
+        // What is free on a disk that is written may be a file a moment later.
+        let is_fuzzy = source.method.consistency == Consistency::Fuzzy;
+        let free = match self.args.free {
+            Some(FreeArg::Keep) => FreePolicy::Keep,
+            Some(FreeArg::Skip) => FreePolicy::Skip,
+            None if is_fuzzy || parse == ParsePolicy::Skip => FreePolicy::Keep,
+            None => FreePolicy::Skip,
+        };
+        Options { parse, free }
     }
 
     fn labels(&self, source: &Opened) -> Result<Labels> {
@@ -239,7 +254,7 @@ impl Context<'_> {
             "bytes_total": outcome.bytes_total,
             "bytes_read": outcome.bytes_read,
             "bytes_zero": outcome.map.zero,
-            "bytes_free": 0,
+            "bytes_free": outcome.map.free,
             "bytes_unreadable": outcome.map.unreadable,
             "bytes_files": outcome.bytes_files,
             "bytes_new": new,

@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
+use umbra_common::snapshot::FreePolicy;
 
 use crate::cli::output::bytes;
 use crate::cli::{DisksArgs, Global, Output};
@@ -13,7 +14,7 @@ use crate::monitor::{Monitor, Quiet};
 use crate::mounts::{Access, System};
 use crate::own_store::{OwnStore, Role};
 use crate::source::{Source, SourceKind};
-use crate::survey::{Parse, ParsePolicy, survey};
+use crate::survey::{Options, Parse, ParsePolicy, survey};
 use umbra_fsparse::ReadAt;
 
 /// Lists disks, partitions and file systems.
@@ -93,7 +94,8 @@ fn method(path: &Path, source: &Source, around: Surroundings<'_>) -> String {
 
 fn show(path: &Path, source: &Source, around: Surroundings<'_>, output: &Output) -> Result<()> {
     let quiet = Quiet::default();
-    let found = survey(source, ParsePolicy::Parse, &quiet);
+    let found =
+        survey(source, Options { parse: ParsePolicy::Parse, free: FreePolicy::Keep }, &quiet);
     let method = method(path, source, around);
     let len = source.len().0;
     output.text(&format!("{}  {}  {method}", path.display(), bytes(len)))?;
