@@ -111,8 +111,21 @@ impl Home {
     /// # Errors
     /// When the backup fails or prints no summary.
     pub fn backup(&self, image: &Path, disk: &str) -> Result<serde_json::Value> {
+        self.backup_with(image, disk, &[])
+    }
+
+    /// The same with more arguments.
+    ///
+    /// # Errors
+    /// When it fails or prints no summary.
+    pub fn backup_with(
+        &self,
+        image: &Path,
+        disk: &str,
+        more: &[&str],
+    ) -> Result<serde_json::Value> {
         let mut command = self.umbra();
-        command.args(["--json", "--machine", "m", "--disk", disk, "backup"]).arg(image);
+        command.args(["--json", "--machine", "m", "--disk", disk, "backup"]).args(more).arg(image);
         Answer::of(&mut command)?.expect_code(0)?.summary()
     }
 

@@ -27,7 +27,8 @@ fn every_image_comes_back_byte_for_byte() -> Result<()> {
 fn goes_in_and_comes_back(home: &Home, corpus: &Corpus, name: &str) -> Result<()> {
     let image = corpus.image(name)?;
     let size = std::fs::metadata(&image)?.len();
-    let backup = home.backup(&image, name)?;
+    let backup = home.backup_with(&image, name, &["--free", "keep"])?;
+    ensure!(number(&backup, "bytes_free")? == 0, "free space was left out");
     ensure!(number(&backup, "bytes_total")? == size, "bytes_total is not the image's size");
     let snapshot = text(&backup, "snapshot")?;
     let back = home.path("back.img");
