@@ -6,12 +6,15 @@
 
 mod ci;
 mod demo;
+mod disks;
 mod env;
 mod fuzz;
 mod process;
+mod programs;
 mod setup;
 mod test;
 mod tidy;
+mod transcript;
 
 use std::process::ExitCode;
 
