@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
+use super::Programs;
 use crate::env::BuildEnv;
 use crate::process;
 
@@ -21,7 +22,7 @@ impl Machine {
     ///
     /// # Errors
     /// When a tool does not tell its version.
-    pub(super) fn find(env: &BuildEnv, place: &Path) -> Result<Self> {
+    pub(super) fn find(env: &BuildEnv, place: &Path, programs: Programs) -> Result<Self> {
         let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
@@ -35,7 +36,7 @@ impl Machine {
             kernel.trim(),
             file_system.join(" on ")
         );
-        Ok(Self { description, versions: versions(env)? })
+        Ok(Self { description, versions: versions(env, programs)? })
     }
 }
 
@@ -53,9 +54,14 @@ pub(super) fn load() -> String {
     load.split_whitespace().next().unwrap_or("unknown").to_owned()
 }
 
-fn versions(env: &BuildEnv) -> Result<String> {
-    let commit = line(env, "git", &["describe", "--always", "--dirty", "--abbrev=10"], 0);
-    let commit = commit.unwrap_or_else(|_| "outside of git".to_owned());
+fn versions(env: &BuildEnv, programs: Programs) -> Result<String> {
+    let commit = match programs {
+        Programs::BuiltNow => {
+            let commit = line(env, "git", &["describe", "--always", "--dirty", "--abbrev=10"], 0);
+            commit.unwrap_or_else(|_| "outside of git".to_owned())
+        }
+        Programs::BuiltEarlier => "of an earlier build".to_owned(),
+    };
     let restic = line(env, "restic", &["version"], 0)?;
     let restic: Vec<&str> = restic.split_whitespace().take(2).collect();
     let mut all = vec![format!("umbra {commit}"), restic.join(" ")];

@@ -16,6 +16,7 @@ mod table;
 mod tools;
 mod watch;
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -43,7 +44,7 @@ pub(crate) struct Options {
     /// Only these; may be repeated.
     #[arg(long, value_name = "NAME")]
     only: Vec<Scenario>,
-    /// The ones that need an hour and 60 GB too: a disk of 16 GiB, 64 GiB of unique data.
+    /// The ones that need another hour and 60 GB too: a disk of 16 GiB, 64 GiB of unique data.
     #[arg(long)]
     large: bool,
     /// Writes out the zeros of the disks, as on a device: no hole in the image tells where nothing is.
@@ -149,15 +150,29 @@ pub(crate) fn run(env: &BuildEnv, options: &Options) -> Result<()> {
     if !options.no_build {
         test::build(env)?;
     }
+    let claim = claim(&place)?;
     let measured = measure(env, options, &place, &chosen);
     if options.keep {
         println!("\nthe disks are left in {}", place.display());
     } else {
-        for dir in [disks_dir(&place, options), place.join("run")] {
-            remove(&dir)?;
-        }
+        remove(&disks_dir(&place, options))?;
+        remove(&place.join("run"))?;
     }
+    fs::remove_file(&claim).with_context(|| claim.display().to_string())?;
     measured
+}
+
+/// Says in a file who works in the directory: two benches would throw away each other's disks.
+fn claim(place: &Path) -> Result<PathBuf> {
+    let file = place.join("in-use");
+    if let Ok(pid) = fs::read_to_string(&file)
+        && fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm == "xtask\n")
+    {
+        bail!("{} is used by another bench, process {pid}", place.display());
+    }
+    fs::write(&file, std::process::id().to_string())
+        .with_context(|| format!("cannot write {}", file.display()))?;
+    Ok(file)
 }
 
 fn chosen(options: &Options) -> Vec<Scenario> {
@@ -173,7 +188,7 @@ fn announce(chosen: &[Scenario], place: &Path, options: &Options) {
     println!("This measures umbra, restic, borg, casync and partclone on the same disks:");
     println!("{}; {} rounds.", names.join(", "), options.rounds);
     println!("All of it takes about an hour and a half and 34 GB of disk in");
-    println!("{} (with --large two hours more and 60 GB),", place.display());
+    println!("{} (with --large another hour, and 60 GB),", place.display());
     println!("and about 450 MB of downloads for two Debian systems, once. Let nothing else run");
     println!("meanwhile. As root the page cache is dropped before each run; nothing else of the");
     println!("machine is touched beside the packages to be installed.\n");
@@ -196,6 +211,7 @@ fn measure(env: &BuildEnv, options: &Options, place: &Path, chosen: &[Scenario])
         meter: Meter::new(env, &run_dir)?,
         cold,
         rounds: options.rounds,
+        programs: if options.no_build { Programs::BuiltEarlier } else { Programs::BuiltNow },
         run_dir,
     };
     let mut report = Report::begin(env, place, &bench)?;
@@ -223,7 +239,17 @@ struct Bench<'e> {
     meter: Meter<'e>,
     cold: Cold,
     rounds: u32,
+    programs: Programs,
     run_dir: PathBuf,
+}
+
+/// Whether the programs are those of this checkout.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Programs {
+    /// They are.
+    BuiltNow,
+    /// Nobody knows.
+    BuiltEarlier,
 }
 
 impl<'e> Bench<'e> {

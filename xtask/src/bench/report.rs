@@ -38,7 +38,7 @@ impl<'e> Report<'e> {
         };
         let report = Self {
             env,
-            machine: Machine::find(env, place)?,
+            machine: Machine::find(env, place, bench.programs)?,
             date: today(env)?,
             conditions: format!("{}; {zeros}", bench.cold.sentence()),
             rounds: bench.rounds,
