@@ -4,14 +4,18 @@
 //! target directory (see `env`), so that RocksDB is compiled once for all of it.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for people at a terminal")]
 
+mod bench;
 mod ci;
 mod demo;
+mod disks;
 mod env;
 mod fuzz;
 mod process;
+mod programs;
 mod setup;
 mod test;
 mod tidy;
+mod transcript;
 
 use std::process::ExitCode;
 
@@ -34,6 +38,8 @@ enum Command {
     Setup,
     /// Backs up, lists, restores and recovers a Debian disk in front of you, with times.
     Demo(demo::Options),
+    /// Measures umbra, restic, borg, casync and partclone on the same disks; writes the tables.
+    Bench(bench::Options),
     /// Builds both programs and runs every test; says what was skipped and why.
     Test(test::Options),
     /// Runs everything that has to be green, each stage against its time budget.
@@ -65,6 +71,7 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Setup => setup::install(&env, setup::Purpose::Everything),
         Command::Demo(options) => demo::run(&env, &options),
+        Command::Bench(options) => bench::run(&env, &options),
         Command::Test(options) => test::run(&env, &options),
         Command::Ci(options) => ci::run(&env, &options),
         Command::Fuzz(options) => fuzz::run(&env, &options),

@@ -16,7 +16,9 @@ pub(crate) enum Purpose {
     Test,
     /// Building and the demo.
     Demo,
-    /// All of it.
+    /// Building, the demo's disks, and what the bench compares with.
+    Bench,
+    /// All of it but what only the bench needs.
     Everything,
 }
 
@@ -27,14 +29,16 @@ enum For {
     Tests,
     Demo,
     TestsAndDemo,
+    Bench,
 }
 
 impl For {
     fn applies(self, purpose: Purpose) -> bool {
         match purpose {
-            Purpose::Everything => true,
-            Purpose::Test => self != For::Demo,
-            Purpose::Demo => self != For::Tests,
+            Purpose::Everything => self != For::Bench,
+            Purpose::Test => !matches!(self, For::Demo | For::Bench),
+            Purpose::Demo => !matches!(self, For::Tests | For::Bench),
+            Purpose::Bench => self != For::Tests,
         }
     }
 }
@@ -121,6 +125,36 @@ const PACKAGES: &[Package] = &[
         needed_for: For::Demo,
         probe: Probe::ProgramUnlessRoot("newuidmap"),
         reason: "lets mmdebstrap work without root",
+    },
+    Package {
+        debian_name: "restic",
+        needed_for: For::Bench,
+        probe: Probe::Program("restic"),
+        reason: "is compared with",
+    },
+    Package {
+        debian_name: "borgbackup",
+        needed_for: For::Bench,
+        probe: Probe::Program("borg"),
+        reason: "is compared with",
+    },
+    Package {
+        debian_name: "casync",
+        needed_for: For::Bench,
+        probe: Probe::Program("casync"),
+        reason: "is compared with",
+    },
+    Package {
+        debian_name: "partclone",
+        needed_for: For::Bench,
+        probe: Probe::Program("partclone.ext4"),
+        reason: "is compared with",
+    },
+    Package {
+        debian_name: "time",
+        needed_for: For::Bench,
+        probe: Probe::Program("time"),
+        reason: "tells CPU time and peak memory",
     },
 ];
 
@@ -221,7 +255,7 @@ fn announce(env: &BuildEnv, missing: &[&Package]) -> Result<()> {
         println!(
             "RocksDB is compiled once: about 30 CPU-minutes and, with everything else, 4 GB of disk"
         );
-        let free = free_bytes(env)?;
+        let free = free_bytes(env, &env.target_dir)?;
         if free < BUILD_BYTES {
             bail!(
                 "{} has {} MiB free, and a first build needs {} MiB: make room, or point \
@@ -235,9 +269,12 @@ fn announce(env: &BuildEnv, missing: &[&Package]) -> Result<()> {
     Ok(())
 }
 
-fn free_bytes(env: &BuildEnv) -> Result<u64> {
-    let told =
-        process::output(env.command("df").args(["-B1", "--output=avail"]).arg(&env.target_dir))?;
+/// Bytes that may be written where this path is.
+///
+/// # Errors
+/// When df tells none.
+pub(crate) fn free_bytes(env: &BuildEnv, path: &Path) -> Result<u64> {
+    let told = process::output(env.command("df").args(["-B1", "--output=avail"]).arg(path))?;
     let told = String::from_utf8_lossy(&told);
     told.lines().nth(1).and_then(|line| line.trim().parse().ok()).context("df told no number")
 }
@@ -334,5 +371,9 @@ mod tests {
         assert!(For::Build.applies(Purpose::Test) && For::TestsAndDemo.applies(Purpose::Test));
         assert!(!For::Demo.applies(Purpose::Test) && !For::Tests.applies(Purpose::Demo));
         assert!(For::Demo.applies(Purpose::Everything));
+        assert!(For::Demo.applies(Purpose::Bench) && For::Bench.applies(Purpose::Bench));
+        for other in [Purpose::Test, Purpose::Demo, Purpose::Everything] {
+            assert!(!For::Bench.applies(other), "the peers are no part of ci");
+        }
     }
 }

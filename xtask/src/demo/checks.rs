@@ -7,11 +7,11 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use super::disks::{Disk, ROOT_PARTITION};
-use super::programs::Machine;
-use super::seconds;
+use crate::disks::{Disk, ROOT_PARTITION};
 use crate::env::BuildEnv;
 use crate::process;
+use crate::programs::Machine;
+use crate::transcript::seconds;
 
 /// What e2fsck says of how fragmented the files of a disk are.
 ///

@@ -4,21 +4,27 @@
 //! debugfs, e2fsck, sgdisk), and fails when one does not hold.
 
 mod checks;
-mod disks;
-mod noise;
-mod programs;
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+use crate::disks::{Content, Debian, Disk, System};
 use crate::env::{BuildEnv, is_root};
+use crate::programs::{Machine, User, Vault};
 use crate::setup::{self, Purpose};
 use crate::test;
-use disks::{Disk, System};
-use programs::{Machine, Vault};
+use crate::transcript::{heading, mebibytes, percent, seconds, timed};
+
+/// The demo's system.
+const DEBIAN: Debian = Debian {
+    archive_name: "debian-bookworm-1.tar.zst",
+    packages: "nano,git,less,vim-tiny,openssh-client,procps,iproute2,python3-minimal,\
+               linux-image-cloud-amd64",
+    cost: "about a minute and 150 MB of downloads",
+};
 
 /// What `cargo xtask demo` can be told.
 #[derive(clap::Args, Default)]
@@ -96,7 +102,8 @@ struct Demo<'e> {
 impl Demo<'_> {
     fn show(&self, small: bool) -> Result<()> {
         heading("Two machines with the same system");
-        let system = System::prepare(self.env, self.place, small)?;
+        let content = if small { Content::SomeFiles } else { Content::Debian(&DEBIAN) };
+        let system = System::prepare(self.env, self.place, content)?;
         let laptop_disk = timed("laptop.img: GPT, swap, ext4", || system.first_disk("laptop.img"))?;
         let desktop_disk =
             timed("desktop.img: the same files in another order on a fragmented disk", || {
@@ -109,8 +116,8 @@ impl Demo<'_> {
 
         heading("A vault, two machines enrolled");
         let vault = Vault::create(self.env, self.place)?;
-        let laptop = Machine::enroll(self.env, self.place, &vault, "laptop")?;
-        let desktop = Machine::enroll(self.env, self.place, &vault, "desktop")?;
+        let laptop = Machine::enroll(self.env, self.place, &vault, "laptop", User::Ordinary)?;
+        let desktop = Machine::enroll(self.env, self.place, &vault, "desktop", User::Ordinary)?;
 
         heading("First backup");
         let first = back_up(&laptop, &laptop_disk)?;
@@ -220,35 +227,6 @@ fn back_up(machine: &Machine<'_>, disk: &Disk) -> Result<Value> {
     let said = text(&summary, "snapshot")?;
     println!("    snapshot {}", said.get(..16).unwrap_or(said));
     Ok(summary)
-}
-
-fn heading(text: &str) {
-    println!("\n{text}");
-    println!("{}", "-".repeat(text.len()));
-}
-
-/// Does something and prints what it was and how long it took.
-fn timed<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    let begin = Instant::now();
-    let done = work().with_context(|| what.to_owned())?;
-    println!("{what}: {}", seconds(begin.elapsed()));
-    Ok(done)
-}
-
-fn seconds(took: Duration) -> String {
-    format!("{:.1} s", took.as_secs_f64())
-}
-
-fn mebibytes(bytes: u64) -> String {
-    let tenths = bytes.saturating_mul(10) >> 20;
-    format!("{}.{} MiB", tenths / 10, tenths % 10)
-}
-
-fn percent(part: u64, whole: u64) -> f64 {
-    // Both are far below 2^53; this is only printed.
-    #[allow(clippy::cast_precision_loss)]
-    let quotient = part as f64 / whole as f64;
-    quotient * 100.0
 }
 
 fn number(summary: &Value, field: &str) -> Result<u64> {

@@ -1,4 +1,4 @@
-//! `umbra` and `umbra-vault` as the demo runs them: each machine in a home of its own, umbra without any right.
+//! `umbra` and `umbra-vault` as demo and bench run them: each machine in a home of its own.
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, UdpSocket};
@@ -9,19 +9,28 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::disks::Disk;
-use super::{mebibytes, seconds};
+use crate::disks::Disk;
 use crate::env::{BuildEnv, is_root};
 use crate::process;
+use crate::transcript::{mebibytes, seconds};
 
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 const GROWTH_TIMEOUT: Duration = Duration::from_secs(300);
 /// The ordinary user under which umbra runs where we are root.
 const ORDINARY_USER: &str = "65534";
 
+/// Whom umbra runs as.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum User {
+    /// Somebody without any right, where we are root.
+    Ordinary,
+    /// Whoever we are.
+    Same,
+}
+
 /// A program with nothing of the user's settings: configuration, cache and home stand in `home`.
-fn isolated(env: &BuildEnv, program: &Path, home: &Path, ordinary_user: bool) -> Command {
-    let mut command = if ordinary_user && is_root() {
+fn isolated(env: &BuildEnv, program: &Path, home: &Path, user: User) -> Command {
+    let mut command = if user == User::Ordinary && is_root() {
         let mut command = env.command("setpriv");
         command.args(["--reuid", ORDINARY_USER, "--regid", ORDINARY_USER, "--clear-groups", "--"]);
         command.arg(program);
@@ -47,7 +56,7 @@ fn isolated(env: &BuildEnv, program: &Path, home: &Path, ordinary_user: bool) ->
 }
 
 /// A vault served on loopback; killed when dropped.
-pub(super) struct Vault<'e> {
+pub(crate) struct Vault<'e> {
     env: &'e BuildEnv,
     home: PathBuf,
     store: PathBuf,
@@ -60,11 +69,11 @@ impl<'e> Vault<'e> {
     ///
     /// # Errors
     /// When one of them fails.
-    pub(super) fn create(env: &'e BuildEnv, place: &Path) -> Result<Self> {
+    pub(crate) fn create(env: &'e BuildEnv, place: &Path) -> Result<Self> {
         let home = place.join("vault");
         fs::create_dir(&home)?;
         let store = home.join("store");
-        let mut init = isolated(env, &env.bin_dir().join("umbra-vault"), &home, false);
+        let mut init = isolated(env, &env.bin_dir().join("umbra-vault"), &home, User::Same);
         init.arg("init").arg(&store);
         println!("$ umbra-vault init store");
         process::output(&mut init)?;
@@ -78,7 +87,7 @@ impl<'e> Vault<'e> {
         let log_path = home.join("serve.log");
         let log = File::options().create(true).append(true).open(&log_path)?;
         let said_before = usize::try_from(log.metadata()?.len())?;
-        let mut child = isolated(env, &env.bin_dir().join("umbra-vault"), home, false)
+        let mut child = isolated(env, &env.bin_dir().join("umbra-vault"), home, User::Same)
             .arg("serve")
             .arg("--store")
             .arg(store)
@@ -107,7 +116,7 @@ impl<'e> Vault<'e> {
     /// A one-time token for a machine.
     fn token(&self, machine: &str) -> Result<String> {
         let mut command =
-            isolated(self.env, &self.env.bin_dir().join("umbra-vault"), &self.home, false);
+            isolated(self.env, &self.env.bin_dir().join("umbra-vault"), &self.home, User::Same);
         command.args(["agent", "token", "--store"]).arg(&self.store).args(["--machine", machine]);
         println!("$ umbra-vault agent token --store store --machine {machine}");
         let said = String::from_utf8(process::output(&mut command)?)?;
@@ -118,7 +127,7 @@ impl<'e> Vault<'e> {
     ///
     /// # Errors
     /// When nothing arrives for minutes.
-    pub(super) fn wait_until_it_grows(&self, bytes: u64) -> Result<()> {
+    pub(crate) fn wait_until_it_grows(&self, bytes: u64) -> Result<()> {
         let (begin, before) = (Instant::now(), self.stored_bytes()?);
         loop {
             let grown = self.stored_bytes()?.saturating_sub(before);
@@ -145,7 +154,7 @@ impl<'e> Vault<'e> {
     ///
     /// # Errors
     /// When it does not serve again.
-    pub(super) fn kill_and_serve_again(mut self) -> Result<Self> {
+    pub(crate) fn kill_and_serve_again(mut self) -> Result<Self> {
         println!("$ kill -9 {}   # the vault", self.child.id());
         self.child.kill()?;
         self.child.wait()?;
@@ -153,8 +162,18 @@ impl<'e> Vault<'e> {
         Ok(self)
     }
 
+    /// The process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The directory of the store.
+    pub(crate) fn store(&self) -> &Path {
+        &self.store
+    }
+
     /// Ends the vault.
-    pub(super) fn end(self) {}
+    pub(crate) fn end(self) {}
 }
 
 impl Drop for Vault<'_> {
@@ -166,7 +185,7 @@ impl Drop for Vault<'_> {
 }
 
 /// Sum of the file sizes below a directory; what vanishes meanwhile counts nothing.
-fn tree_bytes(dir: &Path) -> u64 {
+pub(crate) fn tree_bytes(dir: &Path) -> u64 {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     entries
         .map(|entry| match entry.metadata() {
@@ -178,11 +197,12 @@ fn tree_bytes(dir: &Path) -> u64 {
 }
 
 /// A machine that backs up to the vault.
-pub(super) struct Machine<'e> {
+pub(crate) struct Machine<'e> {
     env: &'e BuildEnv,
     /// Its home; files that umbra makes go here.
-    pub(super) home: PathBuf,
+    pub(crate) home: PathBuf,
     name: String,
+    user: User,
 }
 
 impl<'e> Machine<'e> {
@@ -190,35 +210,51 @@ impl<'e> Machine<'e> {
     ///
     /// # Errors
     /// When the vault gives no token or refuses it.
-    pub(super) fn enroll(
+    pub(crate) fn enroll(
         env: &'e BuildEnv,
         place: &Path,
         vault: &Vault<'_>,
         name: &str,
+        user: User,
     ) -> Result<Self> {
-        let home = place.join(name);
-        fs::create_dir(&home)?;
-        if is_root() {
-            let owner = format!("{ORDINARY_USER}:{ORDINARY_USER}");
-            process::output(env.command("chown").arg(owner).arg(&home))?;
-        }
-        let machine = Self { env, home, name: name.to_owned() };
+        let machine = Self::at_home(env, place, name, user)?;
         let token = vault.token(name)?;
         println!("{name}$ umbra enroll TOKEN");
         process::output(machine.umbra().args(["enroll", &token]))?;
         Ok(machine)
     }
 
-    /// `umbra` on this machine, as an ordinary user.
-    pub(super) fn umbra(&self) -> Command {
-        isolated(self.env, &self.env.bin_dir().join("umbra"), &self.home, true)
+    /// Makes a home and an embedded store in it.
+    ///
+    /// # Errors
+    /// When the store cannot be made.
+    pub(crate) fn with_store(env: &'e BuildEnv, place: &Path, name: &str) -> Result<Self> {
+        let machine = Self::at_home(env, place, name, User::Same)?;
+        println!("{name}$ umbra init store");
+        process::output(machine.umbra().arg("init").arg(machine.home.join("store")))?;
+        Ok(machine)
+    }
+
+    fn at_home(env: &'e BuildEnv, place: &Path, name: &str, user: User) -> Result<Self> {
+        let home = place.join(name);
+        fs::create_dir(&home)?;
+        if user == User::Ordinary && is_root() {
+            let owner = format!("{ORDINARY_USER}:{ORDINARY_USER}");
+            process::output(env.command("chown").arg(owner).arg(&home))?;
+        }
+        Ok(Self { env, home, name: name.to_owned(), user })
+    }
+
+    /// `umbra` on this machine.
+    pub(crate) fn umbra(&self) -> Command {
+        isolated(self.env, &self.env.bin_dir().join("umbra"), &self.home, self.user)
     }
 
     /// Runs umbra, prints the command line, and returns standard output and the time it took.
     ///
     /// # Errors
     /// When it fails.
-    pub(super) fn run(&self, arguments: &[&str]) -> Result<(Vec<u8>, Duration)> {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Result<(Vec<u8>, Duration)> {
         println!("{}$ umbra {}", self.name, shortened(arguments));
         let begin = Instant::now();
         let said = process::output(self.umbra().args(arguments))?;
@@ -229,7 +265,7 @@ impl<'e> Machine<'e> {
     ///
     /// # Errors
     /// When it fails.
-    pub(super) fn back_up(&self, disk: &Disk) -> Result<(Value, Duration)> {
+    pub(crate) fn back_up(&self, disk: &Disk) -> Result<(Value, Duration)> {
         let image = disk.path.to_string_lossy().into_owned();
         let (said, took) = self.run(&["--json", "--disk", "system", "backup", &image])?;
         Ok((summary(&said)?, took))
@@ -239,7 +275,7 @@ impl<'e> Machine<'e> {
     ///
     /// # Errors
     /// When it fails.
-    pub(super) fn recover(&self, snapshot: &str, to: &Path) -> Result<(Value, Duration)> {
+    pub(crate) fn recover(&self, snapshot: &str, to: &Path) -> Result<(Value, Duration)> {
         let to = to.to_string_lossy().into_owned();
         let (said, took) = self.run(&["--json", "recover", snapshot, "--to", &to])?;
         Ok((summary(&said)?, took))
@@ -249,7 +285,7 @@ impl<'e> Machine<'e> {
     ///
     /// # Errors
     /// When it cannot be started.
-    pub(super) fn start_backup(&self, disk: &Disk) -> Result<Running> {
+    pub(crate) fn start_backup(&self, disk: &Disk) -> Result<Running> {
         println!("{}$ umbra --disk system backup {} &", self.name, disk.name);
         let log = File::create(self.home.join("backup.log"))?;
         let child = self
@@ -265,7 +301,7 @@ impl<'e> Machine<'e> {
 }
 
 /// A backup that goes on meanwhile.
-pub(super) struct Running {
+pub(crate) struct Running {
     child: Child,
     begin: Instant,
 }
@@ -275,7 +311,7 @@ impl Running {
     ///
     /// # Errors
     /// When the system cannot tell.
-    pub(super) fn wait(mut self) -> Result<Option<i32>> {
+    pub(crate) fn wait(mut self) -> Result<Option<i32>> {
         let status = self.child.wait()?;
         println!("    the backup ended after {}", seconds(self.begin.elapsed()));
         Ok(status.code())
@@ -291,7 +327,10 @@ impl Drop for Running {
 }
 
 /// The last line of `--json` output.
-fn summary(said: &[u8]) -> Result<Value> {
+///
+/// # Errors
+/// When it is no summary.
+pub(crate) fn summary(said: &[u8]) -> Result<Value> {
     let text = String::from_utf8_lossy(said);
     let line = text.lines().last().context("umbra printed nothing")?;
     let value: Value = serde_json::from_str(line).with_context(|| format!("not JSON: {line}"))?;
