@@ -16,6 +16,8 @@ pub(crate) enum Purpose {
     Test,
     /// Building and the demo.
     Demo,
+    /// Building and testing what is distributed.
+    Dist,
     /// All of it.
     Everything,
 }
@@ -27,14 +29,16 @@ enum For {
     Tests,
     Demo,
     TestsAndDemo,
+    DemoAndDist,
 }
 
 impl For {
     fn applies(self, purpose: Purpose) -> bool {
         match purpose {
             Purpose::Everything => true,
-            Purpose::Test => self != For::Demo,
+            Purpose::Test => !matches!(self, For::Demo | For::DemoAndDist),
             Purpose::Demo => self != For::Tests,
+            Purpose::Dist => matches!(self, For::Build | For::DemoAndDist),
         }
     }
 }
@@ -112,9 +116,9 @@ const PACKAGES: &[Package] = &[
     },
     Package {
         debian_name: "mmdebstrap",
-        needed_for: For::Demo,
+        needed_for: For::DemoAndDist,
         probe: Probe::Program("mmdebstrap"),
-        reason: "makes the demo's Debian system",
+        reason: "makes the Debian systems of the demo and for testing packages",
     },
     Package {
         debian_name: "uidmap",
@@ -314,5 +318,8 @@ mod tests {
         assert!(For::Build.applies(Purpose::Test) && For::TestsAndDemo.applies(Purpose::Test));
         assert!(!For::Demo.applies(Purpose::Test) && !For::Tests.applies(Purpose::Demo));
         assert!(For::Demo.applies(Purpose::Everything));
+        assert!(For::Build.applies(Purpose::Dist) && !For::TestsAndDemo.applies(Purpose::Dist));
+        assert!(For::DemoAndDist.applies(Purpose::Dist) && For::DemoAndDist.applies(Purpose::Demo));
+        assert!(!For::DemoAndDist.applies(Purpose::Test));
     }
 }
