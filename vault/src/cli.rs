@@ -1,6 +1,7 @@
 //! The command line of `umbra-vault`.
 
 mod embedded;
+mod housekeeping;
 mod output;
 mod serve;
 
@@ -10,7 +11,7 @@ use crate::enrol::NewToken;
 use crate::error::{Result, VaultError, chain};
 use crate::place::{Mode, Place};
 use clap::builder::FalseyValueParser;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use output::Output;
 use serde_json::json;
 use std::net::{SocketAddr, UdpSocket};
@@ -78,6 +79,16 @@ enum Command {
     Agent(AgentCommand),
     /// Make the index anew from packs, receipts and LOG.
     RebuildIndex(StoreArg),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write manual pages.
+    Man {
+        /// The directory to write into.
+        dir: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -143,6 +154,8 @@ fn run(cli: &Cli, output: &Output) -> Result<u8> {
         Command::Agent(AgentCommand::List(store)) => list(&place(cli, store)?, output),
         Command::Agent(AgentCommand::Token(args)) => token(&place(cli, &args.store)?, args, output),
         Command::RebuildIndex(store) => rebuild(&place(cli, store)?, output),
+        Command::Completions { shell } => housekeeping::completions(*shell, Cli::command()),
+        Command::Man { dir } => housekeeping::man(dir, Cli::command(), output),
     }
 }
 
@@ -286,7 +299,6 @@ mod tests {
 
     #[test]
     fn the_command_line_is_sound() {
-        use clap::CommandFactory;
         Cli::command().debug_assert();
     }
 

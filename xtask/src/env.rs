@@ -89,8 +89,14 @@ impl BuildEnv {
 
     /// `cargo ARGUMENT...` in the build environment.
     pub(crate) fn cargo(&self, arguments: &[&str]) -> Command {
-        let mut command = self.command("cargo");
+        let mut command = self.calling_cargo("cargo");
         command.args(arguments);
+        command
+    }
+
+    /// A program that is cargo or calls it, in the build environment.
+    pub(crate) fn calling_cargo(&self, program: &str) -> Command {
+        let mut command = self.command(program);
         for (name, _) in env::vars_os() {
             let text = name.to_string_lossy();
             if text.starts_with("CARGO_PKG_") || CARGO_RUN_VARIABLES.contains(&text.as_ref()) {

@@ -8,6 +8,7 @@ mod bench;
 mod ci;
 mod demo;
 mod disks;
+mod dist;
 mod env;
 mod fuzz;
 mod process;
@@ -46,6 +47,8 @@ enum Command {
     Ci(ci::Options),
     /// Runs the fuzz targets: the committed inputs, or libFuzzer for a while.
     Fuzz(fuzz::Options),
+    /// Makes the tarball and the Debian packages; `--check` runs them in fresh Debian systems.
+    Dist(dist::Options),
     /// Checks the rules that the compiler does not: crate edges, file lengths, leftovers, pages.
     Tidy,
     /// Formats the whole workspace (`--check` only tells).
@@ -75,6 +78,7 @@ fn run(command: Command) -> Result<()> {
         Command::Test(options) => test::run(&env, &options),
         Command::Ci(options) => ci::run(&env, &options),
         Command::Fuzz(options) => fuzz::run(&env, &options),
+        Command::Dist(options) => dist::run(&env, &options),
         Command::Tidy => tidy::run(&env),
         Command::Fmt { check } => ci::format(&env, check),
     }

@@ -18,6 +18,8 @@ pub(crate) enum Purpose {
     Demo,
     /// Building, the demo's disks, and what the bench compares with.
     Bench,
+    /// Building and testing what is distributed.
+    Dist,
     /// All of it but what only the bench needs.
     Everything,
 }
@@ -30,15 +32,17 @@ enum For {
     Demo,
     TestsAndDemo,
     Bench,
+    DemoAndDist,
 }
 
 impl For {
     fn applies(self, purpose: Purpose) -> bool {
         match purpose {
             Purpose::Everything => self != For::Bench,
-            Purpose::Test => !matches!(self, For::Demo | For::Bench),
+            Purpose::Test => !matches!(self, For::Demo | For::DemoAndDist | For::Bench),
             Purpose::Demo => !matches!(self, For::Tests | For::Bench),
             Purpose::Bench => self != For::Tests,
+            Purpose::Dist => matches!(self, For::Build | For::DemoAndDist),
         }
     }
 }
@@ -116,9 +120,9 @@ const PACKAGES: &[Package] = &[
     },
     Package {
         debian_name: "mmdebstrap",
-        needed_for: For::Demo,
+        needed_for: For::DemoAndDist,
         probe: Probe::Program("mmdebstrap"),
-        reason: "makes the demo's Debian system",
+        reason: "makes the Debian systems of the demo and for testing packages",
     },
     Package {
         debian_name: "uidmap",
@@ -375,5 +379,8 @@ mod tests {
         for other in [Purpose::Test, Purpose::Demo, Purpose::Everything] {
             assert!(!For::Bench.applies(other), "the peers are no part of ci");
         }
+        assert!(For::Build.applies(Purpose::Dist) && !For::TestsAndDemo.applies(Purpose::Dist));
+        assert!(For::DemoAndDist.applies(Purpose::Dist) && For::DemoAndDist.applies(Purpose::Demo));
+        assert!(!For::DemoAndDist.applies(Purpose::Test));
     }
 }

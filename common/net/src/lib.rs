@@ -8,6 +8,7 @@ pub mod client;
 mod error;
 mod frames;
 mod identity;
+pub mod names;
 pub mod server;
 mod tls;
 

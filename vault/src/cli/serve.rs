@@ -7,11 +7,11 @@ use crate::error::{Result, VaultError};
 use crate::place::{Mode, OpenStore, Place};
 use crate::signals::{self, Ending};
 use serde_json::json;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::sync::{Arc, mpsc};
 use umbra_common::wire::DEFAULT_PORT;
-use umbra_net::Identity;
 use umbra_net::server::{Backend, Serve, Server};
+use umbra_net::{Identity, names};
 
 /// Bytes of objects that may have arrived and not yet be stored.
 const BUDGET_BYTES: u64 = 256 << 20;
@@ -104,7 +104,7 @@ fn listen_on(
         what: format!("{text:?} is no address to listen on"),
         hint: "write ADDR:PORT, for example 0.0.0.0:8407 or [::]:8407".to_owned(),
     };
-    let found = text.to_socket_addrs().or_else(|_| (text, DEFAULT_PORT).to_socket_addrs());
-    let address = found.map_err(|_| usage())?.next().ok_or_else(usage)?;
+    let found = names::look_up(text).or_else(|_| names::look_up((text, DEFAULT_PORT)));
+    let address = found.ok().and_then(|found| found.first().copied()).ok_or_else(usage)?;
     start(address, open, identity, backend)
 }

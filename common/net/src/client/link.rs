@@ -89,7 +89,7 @@ pub(super) async fn enroll(options: &Connect, enroll: Enroll) -> Result<Enrolled
 async fn dial(options: &Connect) -> Result<Dialled> {
     let mut last = None;
     for address in &options.addresses {
-        let found = match tokio::net::lookup_host(address).await {
+        let found = match crate::names::look_up_async(address).await {
             Ok(found) => found,
             Err(error) => {
                 last = Some(lost(error));
