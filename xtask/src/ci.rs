@@ -8,7 +8,7 @@ use crate::env::BuildEnv;
 use crate::process;
 use crate::setup::{self, Purpose};
 use crate::test::{self, Counts};
-use crate::{demo, dist, fuzz, tidy};
+use crate::{demo, fuzz, tidy};
 
 /// What `cargo xtask ci` can be told.
 #[derive(clap::Args)]
@@ -69,10 +69,6 @@ pub(crate) fn run(env: &BuildEnv, options: &Options) -> Result<()> {
         run.stage("fuzz", minutes(4, 8), |env| fuzz::ci(env, depth));
         run.stage("docs", minutes(4, 4), docs);
         run.stage("demo", minutes(3, 3), demo::run_small);
-        if options.full {
-            // Cold: cargo-deb is compiled and two Debian systems are downloaded.
-            run.stage("dist", minutes(8, 20), dist::ci);
-        }
     }
     run.report(begin.elapsed())?;
     println!("{}", counts.closing_line());

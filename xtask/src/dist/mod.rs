@@ -78,20 +78,6 @@ pub(crate) fn run(env: &BuildEnv, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// The form for CI: without setup, and without the proof where there is no root.
-///
-/// # Errors
-/// As [`run`].
-pub(crate) fn ci(env: &BuildEnv) -> Result<()> {
-    let layout = Layout::find(env)?;
-    make(env, &layout)?;
-    if !is_root() {
-        println!("not root: the packages were made and are not tested");
-        return Ok(());
-    }
-    check::run(env, &layout)
-}
-
 fn make(env: &BuildEnv, layout: &Layout) -> Result<()> {
     for dir in [&layout.staged, &layout.packages] {
         if dir.exists() {
