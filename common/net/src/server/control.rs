@@ -135,12 +135,16 @@ async fn begin_backup(conversation: &Arc<Conversation>, begin: Begin) -> Result<
     let backend = Arc::clone(&conversation.shared.backend);
     let settled: OnSettled = {
         // Weak: the store may keep the callback longer than the connection lives.
+        let round = conversation.session().round();
         let conversation = Arc::downgrade(conversation);
         Arc::new(move |settled| {
             let Some(conversation) = conversation.upgrade() else { return };
             match settled {
-                Settled::Durable(range) => conversation.session().durable(range),
-                Settled::Failed(refusal) => conversation.session().refuse(refusal),
+                Settled::Durable(range) => conversation.session().durable(round, range),
+                Settled::Failed(refusal) if conversation.session().round() == round => {
+                    conversation.session().refuse(refusal);
+                }
+                Settled::Failed(_) => {}
             }
             conversation.pump.notify_waiters();
         })

@@ -86,7 +86,8 @@ async fn take(
     let sent: SentObject =
         timeout(BODY, frames::read_body(stream, length)).await.map_err(|_| Failure::Lost)??;
     let sequence = sent.sequence;
-    conversation.session().arrived(sequence).map_err(|v| Failure::Refused(v.into()))?;
+    let arrival =
+        conversation.session().arrived(sequence).map_err(|v| Failure::Refused(v.into()))?;
     let backup = backup(conversation)?;
     let taken = blocking(move || {
         let taken = backup.put(sequence, sent.object);
@@ -101,7 +102,7 @@ async fn take(
             Taken::Missing(references) => session.missing(sequence, references),
             Taken::Bad(reason) => session.bad(sequence, reason),
         }
-        session.taken(sequence).map_err(|violation| Failure::Refused(violation.into()))?
+        session.taken(arrival)
     };
     conversation.pump.notify_waiters();
     if let Some(action) = action {
