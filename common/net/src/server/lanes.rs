@@ -79,8 +79,12 @@ async fn take(
     let Some(length) = frames::read_length(stream, MAX_OBJECT_FRAME_BYTES).await? else {
         return Ok(false);
     };
-    // Part of the budget is taken before memory is.
+    conversation.listened().await;
+    // Part of the budget is taken before memory is; the key's own part first, so that whoever has
+    // used that up does not stand in others' way.
     let kib = u32::try_from(length.div_ceil(1024)).unwrap_or(u32::MAX);
+    let own = Arc::clone(&conversation.share.budget);
+    let own = own.acquire_many_owned(kib).await.map_err(|_| Failure::Lost)?;
     let budget = Arc::clone(&conversation.shared.budget);
     let permit = budget.acquire_many_owned(kib).await.map_err(|_| Failure::Lost)?;
     let sent: SentObject =
@@ -91,7 +95,7 @@ async fn take(
     let backup = backup(conversation)?;
     let taken = blocking(move || {
         let taken = backup.put(sequence, sent.object);
-        drop(permit);
+        drop((own, permit));
         taken
     })
     .await?;
