@@ -139,7 +139,8 @@ impl Backend for StoreBackend {
         let begun = Begun { base, latest: self.latest(rights.machine, &begin.disk) };
         let store = Arc::clone(&self.store);
         let registry = Arc::clone(&self.held);
-        Ok((Arc::new(Attached::attach(store, registry, held, settled)), begun))
+        let attached = Attached::attach(store, registry, held, visitor.clone(), settled);
+        Ok((Arc::new(attached), begun))
     }
 
     fn list(
@@ -173,12 +174,12 @@ impl Backend for StoreBackend {
 
     fn open(&self, visitor: &Visitor, snapshot: &ObjectId) -> Result<Object, Refusal> {
         let rights = self.rights(visitor)?;
-        match self.store.receipt_of(snapshot) {
-            Some(receipt) if rights.sees(&receipt) => {
-                self.manifest(*snapshot).map_err(|error| refusal(&error))
-            }
+        // Several machines may have receipts of one snapshot.
+        let shown = |receipt: &Arc<Receipt>| receipt.snapshot == *snapshot && rights.sees(receipt);
+        match self.store.receipts().iter().any(shown) {
+            true => self.manifest(*snapshot).map_err(|error| refusal(&error)),
             // One answer for both: nothing is told about what others have.
-            _ => Err(Refusal {
+            false => Err(Refusal {
                 code: RefusalCode::NotFound,
                 text: format!("the vault has no snapshot {snapshot} for this machine"),
             }),
