@@ -139,31 +139,33 @@ impl Backend for StoreBackend {
         let begun = Begun { base, latest: self.latest(rights.machine, &begin.disk) };
         let store = Arc::clone(&self.store);
         let registry = Arc::clone(&self.held);
-        Ok((Arc::new(Attached::attach(store, registry, held, settled)), begun))
+        let attached = Attached::attach(store, registry, held, visitor.clone(), settled);
+        Ok((Arc::new(attached), begun))
     }
 
     fn list(
         &self,
         visitor: &Visitor,
         list: &List,
-        each: &mut dyn FnMut(ListEntry) -> bool,
+        after: Option<u64>,
+        each: &mut dyn FnMut(u64, ListEntry) -> bool,
     ) -> Result<(), Refusal> {
         let rights = self.rights(visitor)?;
         let asked = |wish: &Option<String>, name: &str| wish.as_deref().is_none_or(|w| w == name);
-        for receipt in self.store.receipts() {
-            if !rights.sees(&receipt)
-                || !asked(&list.machine, &receipt.machine_name)
-                || !asked(&list.disk, &receipt.disk)
-            {
-                continue;
-            }
+        let shown = |receipt: &Arc<Receipt>| {
+            Some(receipt.sequence) > after
+                && rights.sees(receipt)
+                && asked(&list.machine, &receipt.machine_name)
+                && asked(&list.disk, &receipt.disk)
+        };
+        for receipt in self.store.receipts().into_iter().filter(shown) {
             let bytes = receipt.to_bytes().map_err(|error| Refusal {
                 code: RefusalCode::Failed,
                 text: format!("receipt {} cannot be encoded: {error}", receipt.sequence),
             })?;
             // A damaged manifest must not hide the other snapshots; opening it tells.
             let manifest = list.manifests.then(|| self.manifest(receipt.snapshot).ok()).flatten();
-            if !each(ListEntry { receipt: bytes, manifest }) {
+            if !each(receipt.sequence, ListEntry { receipt: bytes, manifest }) {
                 break;
             }
         }
@@ -172,15 +174,22 @@ impl Backend for StoreBackend {
 
     fn open(&self, visitor: &Visitor, snapshot: &ObjectId) -> Result<Object, Refusal> {
         let rights = self.rights(visitor)?;
-        match self.store.receipt_of(snapshot) {
-            Some(receipt) if rights.sees(&receipt) => {
-                self.manifest(*snapshot).map_err(|error| refusal(&error))
-            }
+        // Several machines may have receipts of one snapshot.
+        let shown = |receipt: &Arc<Receipt>| receipt.snapshot == *snapshot && rights.sees(receipt);
+        match self.store.receipts().iter().any(shown) {
+            true => self.manifest(*snapshot).map_err(|error| refusal(&error)),
             // One answer for both: nothing is told about what others have.
-            _ => Err(Refusal {
+            false => Err(Refusal {
                 code: RefusalCode::NotFound,
                 text: format!("the vault has no snapshot {snapshot} for this machine"),
             }),
+        }
+    }
+
+    fn may_read(&self, visitor: &Visitor) -> Result<(), Refusal> {
+        match self.rights(visitor)?.sees {
+            Sees::Everything | Sees::Own => Ok(()),
+            Sees::Nothing => Err(rights::refused("this key may not read anything")),
         }
     }
 

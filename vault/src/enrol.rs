@@ -131,18 +131,24 @@ pub fn enroll(store: &Store, key: Fingerprint, enroll: &Enroll) -> Result<Enroll
     let fresh: [u8; 16] =
         random().map_err(|error| Refusal { code: RefusalCode::Failed, text: error.to_string() })?;
     let time = now();
-    let known = known_machines(store);
+    // Strangers with no token shall not cost more than a look at the tokens.
+    let known = match store.log().with_state(|state| find_token(state, enroll).is_some()) {
+        true => known_machines(store),
+        false => Vec::new(),
+    };
     let enrolled = store.log().update(time, |state| {
-        let machine = decide(state, &known, key, enroll, time, MachineId(fresh))?;
-        let token = machine.1;
-        let machine = machine.0;
+        let attempt = Attempt { key, enroll, time, fresh: MachineId(fresh) };
+        let (machine, token) = decide(state, &known, &attempt)?;
         let answer = Enrolled {
             machine_id: machine.id.0,
             machine: machine.name.clone(),
             store: store.id().0,
         };
-        let used = Entry::TokenUsed { token, machine: machine.id };
-        Ok((vec![used, Entry::MachineEnrolled(machine)], answer))
+        let entries = token.map(|token| {
+            let used = Entry::TokenUsed { token, machine: machine.id };
+            vec![used, Entry::MachineEnrolled(machine)]
+        });
+        Ok((entries.unwrap_or_default(), answer))
     });
     enrolled.map_err(|failure| match failure {
         Failure::Store(error) => refusal(&error),
@@ -150,30 +156,49 @@ pub fn enroll(store: &Store, key: Fingerprint, enroll: &Enroll) -> Result<Enroll
     })
 }
 
-/// Finds the token and makes the machine of it.
+/// Who wants to enrol, with what, and when.
+struct Attempt<'a> {
+    key: Fingerprint,
+    enroll: &'a Enroll,
+    time: Timestamp,
+    /// The id that a new machine gets.
+    fresh: MachineId,
+}
+
+/// Finds the token of this secret, used up or not. Hashes are compared, and in a time that does not
+/// depend on them.
+fn find_token<'a>(state: &'a LogState, enroll: &Enroll) -> Option<&'a Token> {
+    let hash = blake3::hash(&enroll.secret);
+    state.tokens.values().find(|token| blake3::Hash::from_bytes(token.secret_hash.0) == hash)
+}
+
+/// Finds the token and makes the machine of it. Returns the token's id where it is used by this.
 fn decide(
     state: &LogState,
     known: &[(String, MachineId)],
-    key: Fingerprint,
-    enroll: &Enroll,
-    time: Timestamp,
-    fresh: MachineId,
-) -> Result<(Machine, [u8; 16]), Failure> {
+    attempt: &Attempt<'_>,
+) -> Result<(Machine, Option<[u8; 16]>), Failure> {
     let refuse =
         |text: String| Failure::Refused(Refusal { code: RefusalCode::NotAuthorised, text });
-    let hash = hash_of(&enroll.secret);
+    let &Attempt { key, enroll, time, fresh } = attempt;
+    let holder = state.machine_by_key(key);
+    let token = find_token(state, enroll);
+    if let (Some(token), Some(holder)) = (token, holder)
+        && *token.machine_name.as_ref().unwrap_or(&enroll.machine) == holder.name
+        && token.role == holder.role
+        && (token.uses == 0 || token.expires < time)
+    {
+        // The answer was lost, and the agent asks again: it is what the token made it.
+        return Ok((holder.clone(), None));
+    }
     // One answer for all three, so that nothing can be learnt about tokens by trying.
-    let token = state
-        .tokens
-        .values()
-        .find(|token| token.secret_hash == hash && token.uses > 0 && token.expires >= time)
-        .ok_or_else(|| {
-            refuse(
-                "the token is unknown, used up or expired; ask for a new one (`umbra-vault agent \
-                 token`)"
-                    .to_owned(),
-            )
-        })?;
+    let token = token.filter(|token| token.uses > 0 && token.expires >= time).ok_or_else(|| {
+        refuse(
+            "the token is unknown, used up or expired; ask for a new one (`umbra-vault agent \
+             token`)"
+                .to_owned(),
+        )
+    })?;
     let name = token.machine_name.clone().unwrap_or_else(|| enroll.machine.clone());
     if !is_name(&name) {
         return Err(refuse(format!(
@@ -181,20 +206,33 @@ fn decide(
              underscores); give one with --machine"
         )));
     }
-    let present = state.machine_by_name(&name);
-    if let Some(present) = present
-        && present.key != key
-        && token.machine_name.is_none()
-    {
+    if let Some(holder) = holder.filter(|holder| holder.name != name) {
+        // One key never speaks for two machines.
         return Err(refuse(format!(
-            "another key is enrolled as {name}; to replace it, use a token made with --machine \
-             {name}"
+            "this key is enrolled as {}; to enrol as {name}, use a configuration with another key \
+             (--config)",
+            holder.name
         )));
     }
+    let present = state.machine_by_name(&name);
     // A machine that was here before, enrolled or through an embedded vault, keeps its snapshots.
     let before = known.iter().rev().find(|(other, _)| *other == name).map(|(_, id)| *id);
+    if token.machine_name.is_none() {
+        let to_be = format!("use a token made with --machine {name}");
+        if present.is_some_and(|present| present.key != key) {
+            return Err(refuse(format!(
+                "another key is enrolled as {name}; to replace it, {to_be}"
+            )));
+        }
+        // Whoever has a token for any machine must not get at the snapshots of one by its name.
+        if present.is_none() && before.is_some() {
+            return Err(refuse(format!(
+                "the vault has snapshots of {name} already; to go on with them, {to_be}"
+            )));
+        }
+    }
     let id = present.map(|machine| machine.id).or(before).unwrap_or(fresh);
-    Ok((Machine { id, name, key, role: token.role }, token.id))
+    Ok((Machine { id, name, key, role: token.role }, Some(token.id)))
 }
 
 /// Names and ids of the machines of all receipts, oldest first.

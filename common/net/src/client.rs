@@ -205,3 +205,6 @@ fn runtime() -> Result<Runtime> {
         .build()
         .map_err(|source| NetError::Io { what: "cannot start network threads".to_owned(), source })
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,3 +16,7 @@ pub use client::{Client, Connect, Listed, Reader, Ticket, Traffic, Upload, Wante
 pub use error::{NetError, Result};
 pub use identity::Identity;
 pub use umbra_common::wire::{Fingerprint, Token};
+
+// The tests inside share a vault in memory with those outside.
+#[cfg(test)]
+extern crate self as umbra_net;

@@ -3,17 +3,22 @@
 //! Sockets are tokio's; everything that may block (looking up, storing, reading) runs on blocking
 //! threads. Each object stream takes one object at a time and each answer waits for its stream, so
 //! what a connection can hold in memory is bounded; object bodies under way upwards also count
-//! against one budget for the whole server.
+//! against one budget for the whole server, of which no key has more than a part. A peer that does
+//! not read what it is told is told no more, and keeps no thread waiting.
 
+mod answers;
 mod backend;
 mod connection;
 mod control;
 mod lanes;
 mod requests;
+mod share;
+mod strangers;
 
 pub use backend::{Backend, Backup, Committing, OnSettled, Settled, Taken, Visitor};
 pub use umbra_common::wire::session::Peer;
 
+use self::strangers::{Entry, Strangers};
 use crate::error::{NetError, Result};
 use crate::identity::Identity;
 use crate::tls;
@@ -33,6 +38,8 @@ const FINISH: Duration = Duration::from_secs(30);
 const CALM_CONNECTIONS: usize = 64;
 /// Most connections at a time.
 const MAX_CONNECTIONS: usize = 1024;
+/// Threads that read for requests at a time; the others are for backups and greetings.
+const READERS: usize = 64;
 /// Most threads for blocking work.
 const BLOCKING_THREADS: usize = 256;
 
@@ -65,6 +72,9 @@ struct Shared {
     facts: VaultFacts,
     /// In KiB.
     budget: Arc<Semaphore>,
+    /// Threads that may read for requests.
+    readers: Arc<Semaphore>,
+    shares: share::Shares,
 }
 
 impl Server {
@@ -100,10 +110,13 @@ impl Server {
             requests: tls::MAX_REQUESTS,
         };
         let budget = usize::try_from(options.budget_bytes >> 10).unwrap_or(Semaphore::MAX_PERMITS);
+        let budget = budget.clamp(4096, Semaphore::MAX_PERMITS);
         let shared = Arc::new(Shared {
             backend,
             facts: VaultFacts { store: options.store, software: options.software, limits },
-            budget: Arc::new(Semaphore::new(budget.clamp(4096, Semaphore::MAX_PERMITS))),
+            budget: Arc::new(Semaphore::new(budget)),
+            readers: Arc::new(Semaphore::new(READERS)),
+            shares: share::Shares::new(budget),
         });
         runtime.spawn(accept(endpoint.clone(), shared));
         let fingerprint = options.identity.fingerprint();
@@ -149,16 +162,26 @@ impl std::fmt::Debug for Server {
 }
 
 async fn accept(endpoint: quinn::Endpoint, shared: Arc<Shared>) {
+    let strangers = Strangers::default();
     while let Some(incoming) = endpoint.accept().await {
         let open = endpoint.open_connections();
-        if open > MAX_CONNECTIONS {
-            incoming.refuse();
-        } else if open > CALM_CONNECTIONS && !incoming.remote_address_validated() {
+        let validated = incoming.remote_address_validated();
+        let entry = match open {
+            _ if open > MAX_CONNECTIONS => Entry::Refuse,
+            _ if open > CALM_CONNECTIONS && !validated => Entry::Retry,
+            _ => strangers.enter(incoming.remote_address().ip(), validated),
+        };
+        match entry {
+            Entry::Enter(stranger) => {
+                tokio::spawn(connection::serve(incoming, stranger, Arc::clone(&shared)));
+            }
             // Whoever gives a false address never hears of the Retry and costs nothing more. It
             // fails only where the address is validated, which was asked just now.
-            let _ = incoming.retry();
-        } else {
-            tokio::spawn(connection::serve(incoming, Arc::clone(&shared)));
+            Entry::Retry => drop(incoming.retry()),
+            Entry::Refuse => incoming.refuse(),
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

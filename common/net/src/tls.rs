@@ -21,8 +21,13 @@ use umbra_common::wire::{ALPN, Fingerprint};
 
 /// Most bytes that a peer may send ahead on all streams of a connection.
 const RECEIVE_WINDOW_BYTES: u32 = 16 << 20;
-/// Most bytes that a peer may send ahead on one stream.
-const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+/// Most bytes that a peer may send ahead on one stream. All object streams together stay within
+/// the window of the connection: one that waits for the vault's budget cannot keep the body of
+/// another, which has its share, from arriving.
+const STREAM_WINDOW_BYTES: u32 = RECEIVE_WINDOW_BYTES / MAX_LANES;
+/// Most bytes that a peer may send ahead before it was welcomed: an unknown key has nothing to
+/// say but Enroll.
+const STRANGER_WINDOW_BYTES: u32 = 64 << 10;
 /// Streams for objects.
 pub(crate) const MAX_LANES: u32 = 8;
 /// Control stream and requests.
@@ -160,7 +165,10 @@ pub(crate) fn client(
     tls.resumption = Resumption::disabled();
     let quic = QuicClientConfig::try_from(tls).map_err(|error| key_error(identity, error))?;
     let mut config = quinn::ClientConfig::new(Arc::new(quic));
-    config.transport_config(Arc::new(transport()));
+    let mut transport = transport();
+    // A vault opens no streams.
+    transport.max_concurrent_uni_streams(0_u32.into()).max_concurrent_bidi_streams(0_u32.into());
+    config.transport_config(Arc::new(transport));
     Ok((config, pin))
 }
 
@@ -179,7 +187,13 @@ pub(crate) fn server(identity: &Identity) -> Result<quinn::ServerConfig> {
     tls.send_tls13_tickets = 0;
     let quic = QuicServerConfig::try_from(tls).map_err(|error| key_error(identity, error))?;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(quic));
-    config.transport_config(Arc::new(transport()));
+    let mut transport = transport();
+    // More is granted with the welcome.
+    transport
+        .receive_window(STRANGER_WINDOW_BYTES.into())
+        .max_concurrent_uni_streams(0_u32.into())
+        .max_concurrent_bidi_streams(1_u32.into());
+    config.transport_config(Arc::new(transport));
     config.max_incoming(1024);
     config.incoming_buffer_size(64 << 10);
     config.incoming_buffer_size_total(16 << 20);
@@ -198,14 +212,19 @@ pub(crate) fn endpoint(identity: &Identity) -> quinn::EndpointConfig {
     config
 }
 
+/// Grants a peer that was welcomed what a session needs.
+pub(crate) fn welcome(connection: &quinn::Connection) {
+    connection.set_receive_window(RECEIVE_WINDOW_BYTES.into());
+    connection.set_max_concurrent_bi_streams(MAX_REQUESTS.saturating_add(1).into());
+    connection.set_max_concurrent_uni_streams(MAX_LANES.into());
+}
+
 fn transport() -> quinn::TransportConfig {
     let mut transport = quinn::TransportConfig::default();
     transport
         .receive_window(RECEIVE_WINDOW_BYTES.into())
         .stream_receive_window(STREAM_WINDOW_BYTES.into())
         .send_window(u64::from(RECEIVE_WINDOW_BYTES))
-        .max_concurrent_uni_streams(MAX_LANES.into())
-        .max_concurrent_bidi_streams(MAX_REQUESTS.saturating_add(1).into())
         .datagram_receive_buffer_size(None)
         .keep_alive_interval(Some(KEEP_ALIVE))
         // 20 s is far below the limit of the type.

@@ -18,7 +18,7 @@ mod tests;
 pub use agent::{AgentEvent, AgentSession};
 pub use ranges::Ranges;
 pub use served::Served;
-pub use vault::{Peer, VaultAction, VaultFacts, VaultSession};
+pub use vault::{Arrival, Peer, VaultAction, VaultFacts, VaultSession};
 
 use super::message::{Refusal, RefusalCode};
 

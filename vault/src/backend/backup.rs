@@ -1,5 +1,6 @@
 //! A backup under way: one session of the store, over any number of connections.
 
+use super::rights::{self, Rights};
 use super::{DOMAIN, guard};
 use crate::clock::now;
 use crate::error::refusal;
@@ -9,7 +10,7 @@ use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex};
 use umbra_common::wire::{Begin, Commit, Object, Refusal, RefusalCode};
 use umbra_common::{ObjectId, Reference};
-use umbra_net::server::{Backup, Committing, OnSettled, Settled, Taken};
+use umbra_net::server::{Backup, Committing, OnSettled, Settled, Taken, Visitor};
 use umbra_store::{
     Base, CommitRequest, Error as StoreError, MachineId, Put, RunId, Session, SessionInfo,
     SessionNonce, Store, Timestamp,
@@ -30,6 +31,7 @@ pub(super) struct Held {
     session: Session,
     disk: String,
     base: Option<ObjectId>,
+    machine: MachineId,
     present: Arc<Mutex<Present>>,
 }
 
@@ -69,6 +71,8 @@ struct Present {
     settled: Option<OnSettled>,
     /// Since when there is none.
     idle_since: Option<Timestamp>,
+    /// It has its receipt, which any later session gets too: no need to wait for the agent.
+    committed: bool,
 }
 
 impl Held {
@@ -78,7 +82,8 @@ impl Held {
         machine_name: &str,
         begin: &Begin,
     ) -> Result<Arc<Self>, StoreError> {
-        let present = Arc::new(Mutex::new(Present { epoch: 0, settled: None, idle_since: None }));
+        let present = Present { epoch: 0, settled: None, idle_since: None, committed: false };
+        let present = Arc::new(Mutex::new(present));
         let told = Arc::clone(&present);
         let info = SessionInfo {
             machine,
@@ -91,7 +96,7 @@ impl Held {
             on_settled: Box::new(move |settled| tell(&told, settled)),
         };
         let session = store.begin(info, now())?;
-        Ok(Arc::new(Self { session, disk: begin.disk.clone(), base: begin.base, present }))
+        Ok(Arc::new(Self { session, disk: begin.disk.clone(), base: begin.base, machine, present }))
     }
 
     /// Tells whether a resumed backup is this one. Anything else under its nonce begins anew.
@@ -139,6 +144,7 @@ pub(super) struct Attached {
     store: Arc<Store>,
     registry: Registry,
     held: Arc<Held>,
+    visitor: Visitor,
     epoch: u64,
 }
 
@@ -148,6 +154,7 @@ impl Attached {
         store: Arc<Store>,
         registry: Registry,
         held: Arc<Held>,
+        visitor: Visitor,
         settled: OnSettled,
     ) -> Self {
         let epoch = {
@@ -157,7 +164,7 @@ impl Attached {
             present.idle_since = None;
             present.epoch
         };
-        Self { store, registry, held, epoch }
+        Self { store, registry, held, visitor, epoch }
     }
 
     /// Renews the lease, unless another connection has taken the backup over.
@@ -172,12 +179,28 @@ impl Attached {
         Ok(())
     }
 
-    fn leave(&self) {
+    /// Tells whether the visitor may still speak for the machine: its key may have been replaced
+    /// since the backup began.
+    fn still_may(&self) -> Result<(), Refusal> {
+        match rights::of(&self.store, &self.visitor)? {
+            Rights { backs_up: true, machine, .. } if machine == self.held.machine => Ok(()),
+            _ => Err(rights::refused("this key may not back this machine up any more")),
+        }
+    }
+
+    /// Leaves the connection. Tells whether somebody may still want the backup: another connection,
+    /// or the agent when it comes back.
+    fn leave(&self) -> bool {
         let mut present = guard(&self.held.present);
         if present.epoch == self.epoch {
             present.settled = None;
             present.idle_since.get_or_insert_with(now);
         }
+        present.epoch != self.epoch || !present.committed
+    }
+
+    fn forget(&self) {
+        guard(&self.registry).retain(|_, held| !Arc::ptr_eq(held, &self.held));
     }
 }
 
@@ -212,6 +235,7 @@ impl Backup for Attached {
 
     fn commit(&self, commit: &Commit) -> Result<Committing, Refusal> {
         self.check()?;
+        self.still_may()?;
         let labels = commit.labels.iter().map(|l| (l.name.clone(), l.value.clone())).collect();
         let request =
             CommitRequest { manifest: commit.manifest, tags: commit.tags.clone(), labels };
@@ -222,6 +246,7 @@ impl Backup for Attached {
                     code: RefusalCode::Failed,
                     text: format!("the receipt cannot be encoded: {error}"),
                 })?;
+                guard(&self.held.present).committed = true;
                 Ok(Committing::Committed(bytes))
             }
             umbra_store::Commit::Missing(references) => Ok(Committing::Missing(references)),
@@ -229,12 +254,18 @@ impl Backup for Attached {
     }
 
     fn end(&self) {
+        // Where another connection has taken the backup over, it is that one's to end.
+        let present = guard(&self.held.present).epoch;
         self.leave();
-        guard(&self.registry).retain(|_, held| !Arc::ptr_eq(held, &self.held));
+        if present == self.epoch {
+            self.forget();
+        }
     }
 
     fn detach(&self) {
-        self.leave();
+        if !self.leave() {
+            self.forget();
+        }
         trim(&self.registry, now());
     }
 }

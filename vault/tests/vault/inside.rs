@@ -45,7 +45,13 @@ impl Vault {
         self.open.close().unwrap();
     }
 
-    fn token(&self, role: &str, machine: Option<&str>, uses: u32, ttl_seconds: u64) -> Token {
+    pub(crate) fn token(
+        &self,
+        role: &str,
+        machine: Option<&str>,
+        uses: u32,
+        ttl_seconds: u64,
+    ) -> Token {
         let new = NewToken {
             role: role.into(),
             machine: machine.map(str::to_owned),
@@ -58,13 +64,13 @@ impl Vault {
         Token::from_text(&made.token).unwrap()
     }
 
-    fn options(&self, identity: &Identity) -> Connect {
+    pub(crate) fn options(&self, identity: &Identity) -> Connect {
         let address = self.server.address().to_string();
         Connect::new(vec![address], self.identity.fingerprint(), identity.clone())
     }
 
     /// A machine that is enrolled in a role.
-    fn machine(&self, role: &str, name: &str) -> (Identity, Client) {
+    pub(crate) fn machine(&self, role: &str, name: &str) -> (Identity, Client) {
         let identity = Identity::generate().unwrap();
         let token = self.token(role, Some(name), 1, 60);
         let enrolled = Client::enroll(&token, &identity, "ignored", "test").unwrap();
@@ -79,7 +85,7 @@ pub(crate) fn any() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 0).into()
 }
 
-fn code<T: std::fmt::Debug>(result: Result<T, NetError>) -> RefusalCode {
+pub(crate) fn code<T: std::fmt::Debug>(result: Result<T, NetError>) -> RefusalCode {
     match result {
         Err(NetError::Refused { code, .. }) => code,
         other => panic!("{other:?}"),

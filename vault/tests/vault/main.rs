@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
 
+mod enrolment;
 mod inside;
 mod parked;
 mod program;

@@ -237,13 +237,19 @@ fn an_embedded_vault_lives_as_long_as_its_pipe() {
         let refused = client.upload(begin(2)).unwrap_err();
         assert!(refused.to_string().contains("read"), "{refused}");
     }
-    // The machine that came through the pipe keeps its snapshots when it enrols.
+    // The machine that came through the pipe keeps its snapshots when it enrols, with a token that
+    // is for it.
     drop((one, two));
     let (_, objects, _) = run(home, &["agent", "list", "--store", &store]);
     let id = objects[0]["id"].clone();
     assert_eq!((&objects[0]["machine"], &objects[0]["role"]), (&"laptop".into(), &Value::Null));
     let vault = Running::serve(home, &store);
     let (_, objects, _) = run(home, &["agent", "token", "--store", &store]);
+    let anybodys = Token::from_text(objects[0]["token"].as_str().unwrap()).unwrap();
+    let refused = Client::enroll(&anybodys, &key, "laptop", "test").unwrap_err();
+    assert!(refused.to_string().contains("--machine laptop"), "{refused}");
+    let for_it = ["agent", "token", "--store", &store, "--machine", "laptop"];
+    let (_, objects, _) = run(home, &for_it);
     let token = Token::from_text(objects[0]["token"].as_str().unwrap()).unwrap();
     let enrolled = Client::enroll(&token, &key, "laptop", "test").unwrap();
     let hex: String = enrolled.machine_id.iter().map(|byte| format!("{byte:02x}")).collect();

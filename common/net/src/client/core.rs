@@ -15,6 +15,10 @@ use umbra_common::wire::{Begun, Refusal, ToAgent, Welcome};
 
 /// How often a waiting call looks at the clock.
 const TICK: Duration = Duration::from_millis(200);
+/// A connection that lives this long, or brings work on, was worth making.
+const WORTHWHILE: Duration = Duration::from_secs(5);
+/// Connections in a row that end soon with a breach of the protocol.
+const MAX_BREACHES: u32 = 3;
 
 pub(super) struct Core {
     pub(super) options: Connect,
@@ -38,7 +42,10 @@ pub(super) struct State {
     link: Option<Link>,
     /// Counts connections; what belongs to an earlier one may touch nothing.
     generation: u64,
+    /// Since when there is no connection that anything came of.
     down_since: Instant,
+    /// See [`MAX_BREACHES`].
+    breaches: u32,
     last_error: Option<NetError>,
     /// The vault does not want us: no use in trying again.
     refused: Option<Final>,
@@ -55,6 +62,19 @@ struct Link {
     endpoint: quinn::Endpoint,
     /// The hello was answered.
     open: bool,
+    since: Instant,
+    /// Something came that brings a backup or a reading on.
+    fruitful: bool,
+}
+
+impl Link {
+    fn was_worthwhile(&self) -> bool {
+        self.open && (self.fruitful || self.lasted())
+    }
+
+    fn lasted(&self) -> bool {
+        self.since.elapsed() >= WORTHWHILE
+    }
 }
 
 /// Why a vault will not have us.
@@ -62,6 +82,7 @@ struct Link {
 enum Final {
     Refused(Refusal),
     WrongKey { address: String, expected: super::Fingerprint, found: super::Fingerprint },
+    Breach { reason: &'static str },
 }
 
 /// What the threads of a backup wait for.
@@ -98,6 +119,7 @@ impl Core {
                 link: None,
                 generation: 0,
                 down_since: Instant::now(),
+                breaches: 0,
                 last_error: None,
                 refused: None,
                 waiting: 0,
@@ -124,10 +146,7 @@ impl Core {
         mut ready: impl FnMut(&mut State) -> Option<Result<T>>,
     ) -> Result<T> {
         let mut state = self.lock();
-        if state.link.is_none() && !state.wants_connection() {
-            // Lost while nobody minded: it has all its time to come back.
-            state.down_since = Instant::now();
-        }
+        state.begin_to_want();
         state.waiting = state.waiting.saturating_add(1);
         self.demand.notify_one();
         let result = loop {
@@ -167,20 +186,41 @@ impl Core {
         let mut state = self.lock();
         state.generation = state.generation.saturating_add(1);
         state.traffic.connections = state.traffic.connections.saturating_add(1);
-        state.link =
-            Some(Link { connection: connection.clone(), endpoint: endpoint.clone(), open: false });
+        state.link = Some(Link {
+            connection: connection.clone(),
+            endpoint: endpoint.clone(),
+            open: false,
+            since: Instant::now(),
+            fruitful: false,
+        });
         state.session.connected();
         state.generation
     }
 
-    /// The connection of `generation` is lost.
-    pub(super) fn lost(&self, generation: u64, error: NetError) {
+    /// The connection of `generation` is lost. Tells whether anything came of it.
+    pub(super) fn lost(&self, generation: u64, error: NetError) -> bool {
         let mut state = self.lock();
-        if state.generation == generation {
+        // One that was cut from this end is none of the vault's fault.
+        let mut worthwhile = true;
+        if state.generation == generation
+            && let Some(link) = &state.link
+        {
+            worthwhile = link.was_worthwhile();
+            state.breaches = match &error {
+                NetError::Protocol { .. } if link.lasted() => 1,
+                NetError::Protocol { .. } => state.breaches.saturating_add(1),
+                _ => 0,
+            };
+            if let (NetError::Protocol { reason, .. }, true) =
+                (&error, state.breaches >= MAX_BREACHES)
+            {
+                state.refused = Some(Final::Breach { reason });
+            }
             state.drop_link();
             state.last_error = Some(error);
         }
         self.changed.notify_all();
+        worthwhile
     }
 
     /// An attempt to connect failed.
@@ -214,9 +254,16 @@ impl Core {
     /// Takes a message of the connection of `generation`.
     pub(super) fn handle(&self, generation: u64, message: ToAgent) -> Result<()> {
         self.with_session(generation, |state| {
+            let before = state.session.unacked_bytes();
             let handled = state.session.handle(message);
+            let mut fruitful = state.session.unacked_bytes() < before;
             while let Some(event) = state.session.poll_event() {
+                fruitful |=
+                    matches!(event, AgentEvent::Known { .. } | AgentEvent::Committed { .. });
                 state.note(event);
+            }
+            if fruitful {
+                state.brought_on();
             }
             handled
                 .map_err(|violation| NetError::Protocol { reason: violation.reason, source: None })
@@ -243,7 +290,11 @@ impl Core {
 
     /// Drops the connection; the session goes on with the next.
     pub(super) fn cut(&self) {
-        self.lock().drop_link();
+        let mut state = self.lock();
+        state.drop_link();
+        // None of the vault's fault.
+        state.down_since = Instant::now();
+        drop(state);
         self.changed();
     }
 
@@ -265,6 +316,21 @@ impl State {
         self.refused.is_some()
     }
 
+    /// Somebody is about to want a connection.
+    pub(super) fn begin_to_want(&mut self) {
+        if self.link.is_none() && !self.wants_connection() {
+            // Lost while nobody minded: it has all its time to come back.
+            self.down_since = Instant::now();
+        }
+    }
+
+    /// Something came over the present connection that brings a backup or a reading on.
+    pub(super) fn brought_on(&mut self) {
+        if let Some(link) = &mut self.link {
+            link.fruitful = true;
+        }
+    }
+
     fn wants_connection(&self) -> bool {
         self.waiting > 0 || self.upload.as_ref().is_some_and(|upload| upload.failure.is_none())
     }
@@ -274,7 +340,10 @@ impl State {
         add(&mut self.traffic, &link.connection);
         link.connection.close(0_u32.into(), b"");
         self.session.disconnected();
-        self.down_since = Instant::now();
+        // A vault that welcomes and then drops us, again and again, is no better than none.
+        if link.was_worthwhile() {
+            self.down_since = Instant::now();
+        }
     }
 
     fn note(&mut self, event: AgentEvent) {
@@ -317,6 +386,9 @@ impl State {
             Some(Final::WrongKey { address, expected, found }) => {
                 let address = address.clone();
                 return Some(NetError::WrongKey { address, expected: *expected, found: *found });
+            }
+            Some(Final::Breach { reason }) => {
+                return Some(NetError::Protocol { reason, source: None });
             }
             None => {}
         }

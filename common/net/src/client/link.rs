@@ -16,6 +16,8 @@ use umbra_common::wire::{
     ToVault,
 };
 
+/// How long an enrolment may take: a vault on a slow disk answers when it is durable.
+const ENROLMENT: Duration = Duration::from_secs(30);
 /// How long one attempt may take, hello included.
 const ATTEMPT: Duration = Duration::from_secs(5);
 /// Pause before the second attempt; doubled up to [`LONGEST_PAUSE`].
@@ -44,10 +46,8 @@ pub(super) async fn keep(core: Shared) {
             Ok(dialled) => {
                 let generation = core.connected(&dialled.connection, &dialled.endpoint);
                 let (welcomed, error) = run(&core, generation, &dialled.connection).await;
-                core.lost(generation, error);
-                if welcomed {
+                if core.lost(generation, error) && welcomed {
                     pause = FIRST_PAUSE;
-                    continue;
                 }
             }
             Err(error) => core.failed(error),
@@ -75,7 +75,7 @@ pub(super) async fn enroll(options: &Connect, enroll: Enroll) -> Result<Enrolled
     })??;
     let (mut send, mut receive) = dialled.connection.open_bi().await.map_err(lost)?;
     frames::write(&mut send, &ToVault::Enroll(enroll), MAX_CONTROL_FRAME_BYTES).await?;
-    let answer = timeout(ATTEMPT, frames::read::<ToAgent>(&mut receive, MAX_CONTROL_FRAME_BYTES));
+    let answer = timeout(ENROLMENT, frames::read::<ToAgent>(&mut receive, MAX_CONTROL_FRAME_BYTES));
     let answer = answer.await.map_err(lost)??;
     dialled.connection.close(0_u32.into(), b"");
     match answer {

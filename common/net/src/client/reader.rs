@@ -21,6 +21,9 @@ const QUEUE: usize = 16;
 const MAX_DEPTH: usize = 4096;
 /// Attempts without any progress after which a read is given up.
 const MAX_FAILURES: u32 = 20;
+/// Most snapshots of a list, and bytes of all of them: a vault that goes on and on is stopped.
+const MAX_LISTED: usize = 1_000_000;
+const MAX_LISTED_BYTES: usize = 1 << 30;
 /// Most numbers asked of one node in one item, so that an item stays far below a frame.
 const MAX_NUMBERS: usize = MAX_READ_OBJECTS / 2;
 
@@ -65,9 +68,16 @@ impl Reader {
     pub fn list(&self, list: &List) -> Result<Vec<Listed>> {
         self.until_done(|| {
             let mut listed = Vec::new();
+            let mut bytes = 0_usize;
             self.exchange(&Request::List(list.clone()), &mut |reply| match reply {
                 Reply::Snapshot(entry) => {
                     let manifest = entry.manifest.map(proven).transpose()?;
+                    let body = manifest.as_ref().map_or(0, |plain| plain.body.len());
+                    bytes = bytes.saturating_add(entry.receipt.len()).saturating_add(body);
+                    if listed.len() >= MAX_LISTED || bytes > MAX_LISTED_BYTES {
+                        let reason = "a list of snapshots that does not end";
+                        return Err(NetError::Protocol { reason, source: None });
+                    }
                     listed.push(Listed { receipt: entry.receipt, manifest });
                     Ok(())
                 }
@@ -86,7 +96,7 @@ impl Reader {
         self.until_done(|| {
             let mut manifest = None;
             self.exchange(&Request::Open { snapshot }, &mut |reply| match reply {
-                Reply::Object(served) => {
+                Reply::Object(served) if manifest.is_none() => {
                     let plain = proven(served.object)?;
                     if plain.reference != (Reference { kind: Kind::Manifest, id: snapshot }) {
                         return Err(unasked());
@@ -231,7 +241,10 @@ impl Reader {
             match reply? {
                 Reply::Done => return Ok(()),
                 Reply::Refused(refusal) => return Err(refused(refusal)),
-                reply => each(reply)?,
+                reply => {
+                    each(reply)?;
+                    self.client.core.lock().brought_on();
+                }
             }
         }
         Err(lost(std::io::Error::from(std::io::ErrorKind::UnexpectedEof)))

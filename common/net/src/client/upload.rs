@@ -25,6 +25,7 @@ impl Upload {
                 return Err(NetError::Misuse { reason: "a backup is under way already" });
             }
             state.session.begin(begin).map_err(misuse)?;
+            state.begin_to_want();
             state.upload = Some(UploadState::default());
         }
         core.changed();
@@ -96,7 +97,14 @@ impl Upload {
     /// # Errors
     /// Those of [`send`](Self::send).
     pub fn commit(&self, commit: Commit) -> Result<Vec<u8>> {
-        self.client.core.lock().session.commit(commit).map_err(misuse)?;
+        {
+            let mut state = self.client.core.lock();
+            state.session.commit(commit).map_err(misuse)?;
+            // The answer to this commit, not to one before.
+            if let Some(upload) = &mut state.upload {
+                upload.receipt = None;
+            }
+        }
         self.client.core.changed();
         self.wait(|_, upload| upload.receipt.clone())
     }

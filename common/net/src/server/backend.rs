@@ -54,7 +54,9 @@ pub trait Backend: Send + Sync + 'static {
         settled: OnSettled,
     ) -> Result<(Arc<dyn Backup>, Begun), Refusal>;
 
-    /// Lists the snapshots that the visitor may see, oldest first, until `each` returns `false`.
+    /// Lists the snapshots that the visitor may see, each with its place, until `each` returns
+    /// `false`: oldest first, from those behind place `after` on. Places ascend and stay what they
+    /// are while snapshots come and go, so that a list can be gone on with.
     ///
     /// # Errors
     /// The refusal to answer with.
@@ -62,7 +64,8 @@ pub trait Backend: Send + Sync + 'static {
         &self,
         visitor: &Visitor,
         list: &List,
-        each: &mut dyn FnMut(ListEntry) -> bool,
+        after: Option<u64>,
+        each: &mut dyn FnMut(u64, ListEntry) -> bool,
     ) -> Result<(), Refusal>;
 
     /// Returns a manifest that the visitor may see.
@@ -70,6 +73,13 @@ pub trait Backend: Send + Sync + 'static {
     /// # Errors
     /// The refusal to answer with.
     fn open(&self, visitor: &Visitor, snapshot: &ObjectId) -> Result<Object, Refusal>;
+
+    /// Tells whether the visitor may (still) read what was served to it: its key may have been
+    /// replaced since.
+    ///
+    /// # Errors
+    /// The refusal to answer with.
+    fn may_read(&self, visitor: &Visitor) -> Result<(), Refusal>;
 
     /// Returns the reference list of a node.
     ///

@@ -1,6 +1,8 @@
 //! One connection.
 
 use super::backend::{Backup, Visitor};
+use super::share::{MAX_CONNECTIONS, Share};
+use super::strangers::Stranger;
 use super::{Shared, control, lanes, requests};
 use crate::error::{NetError, Result};
 use crate::frames::lost;
@@ -9,7 +11,7 @@ use rustls::pki_types::CertificateDer;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use umbra_common::Reference;
@@ -18,8 +20,14 @@ use umbra_common::wire::{Fingerprint, Refusal, RefusalCode};
 
 /// How long the TLS handshake may take, and then the first message.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Most bytes of the first message.
+const MAX_GREETING_BYTES: usize = 16 << 10;
 /// Reference lists kept for the next request.
 const CACHED_LISTS: usize = 16;
+/// Requests of one connection that read at a time.
+const READERS: usize = 8;
+/// Messages to the agent that may wait until it reads; then nothing more is taken from it.
+const MAX_WAITING: usize = 256;
 
 /// What the tasks of one connection share.
 pub(super) struct Conversation {
@@ -29,6 +37,11 @@ pub(super) struct Conversation {
     session: Mutex<VaultSession>,
     /// The session may have something to say.
     pub(super) pump: Notify,
+    /// The agent has read something.
+    pub(super) room: Notify,
+    pub(super) share: Arc<Share>,
+    /// Threads that may read for this connection.
+    pub(super) readers: Arc<Semaphore>,
     pub(super) served: Mutex<Served>,
     pub(super) backup: Mutex<Option<Arc<dyn Backup>>>,
     pub(super) visitor: Mutex<Option<Visitor>>,
@@ -44,6 +57,20 @@ impl Conversation {
     pub(super) fn refuse(&self, refusal: Refusal) {
         self.session().refuse(refusal);
         self.pump.notify_waiters();
+    }
+
+    /// Waits until the agent has read most of what it was told. Nothing is taken from an agent that
+    /// asks and does not listen: its answers would pile up here.
+    pub(super) async fn listened(&self) {
+        loop {
+            let notified = self.room.notified();
+            tokio::pin!(notified);
+            notified.as_mut().enable();
+            if self.session().waiting() <= MAX_WAITING {
+                return;
+            }
+            notified.await;
+        }
     }
 
     /// Returns the reference list of a node, from the last few or from the store. Blocks.
@@ -80,23 +107,35 @@ pub(super) async fn blocking<T: Send + 'static>(
 }
 
 /// Serves a connection until it ends. How it ends is the peer's business: it knows why.
-pub(super) async fn serve(incoming: quinn::Incoming, shared: Arc<Shared>) {
+pub(super) async fn serve(incoming: quinn::Incoming, stranger: Stranger, shared: Arc<Shared>) {
     let Ok(Ok(connection)) = timeout(HANDSHAKE, incoming).await else { return };
     let Some(key) = peer_key(&connection) else { return };
     let backend = Arc::clone(&shared.backend);
     let Ok(peer) = blocking(move || Ok(backend.identify(&key))).await else { return };
+    let share = shared.shares.of(key);
+    let place = Arc::clone(&share.connections).try_acquire_owned();
+    let mut session = VaultSession::new(shared.facts.clone(), peer.clone());
+    if place.is_err() {
+        let text = format!(
+            "this key has {MAX_CONNECTIONS} connections already; wait for its other commands to end"
+        );
+        session.refuse(Refusal { code: RefusalCode::Busy, text });
+    }
     let conversation = Arc::new(Conversation {
-        session: Mutex::new(VaultSession::new(shared.facts.clone(), peer.clone())),
+        session: Mutex::new(session),
         shared,
         key,
         peer,
         pump: Notify::new(),
+        room: Notify::new(),
+        share,
+        readers: Arc::new(Semaphore::new(READERS)),
         served: Mutex::default(),
         backup: Mutex::default(),
         visitor: Mutex::default(),
         lists: Mutex::default(),
     });
-    let _ = converse(&conversation, &connection).await;
+    let _ = converse(&conversation, &connection, stranger).await;
     connection.close(0_u32.into(), b"");
     let backup = guard(&conversation.backup).take();
     if let Some(backup) = backup {
@@ -108,14 +147,20 @@ pub(super) async fn serve(incoming: quinn::Incoming, shared: Arc<Shared>) {
     }
 }
 
-async fn converse(conversation: &Arc<Conversation>, connection: &quinn::Connection) -> Result<()> {
+async fn converse(
+    conversation: &Arc<Conversation>,
+    connection: &quinn::Connection,
+    stranger: Stranger,
+) -> Result<()> {
     let opened = timeout(HANDSHAKE, connection.accept_bi()).await.map_err(lost)?;
     let (send, mut receive) = opened.map_err(lost)?;
     let mut tasks = JoinSet::new();
     tasks.spawn(control::write(Arc::clone(conversation), send));
-    let first = control::read_one(conversation, &mut receive);
+    let first = control::read_one(conversation, &mut receive, MAX_GREETING_BYTES);
     let goes_on = timeout(HANDSHAKE, first).await.map_err(lost)??;
     if goes_on && conversation.session().is_open() {
+        tls::welcome(connection);
+        drop(stranger);
         let receive = control::read(Arc::clone(conversation), receive);
         tasks.spawn(receive);
         tasks.spawn(lanes::accept(Arc::clone(conversation), connection.clone()));

@@ -9,6 +9,8 @@ use std::time::Duration;
 use umbra_common::wire::session::VaultAction;
 use umbra_common::wire::{Begin, MAX_CONTROL_FRAME_BYTES, Refusal, ToAgent, ToVault};
 
+/// How long the peer may leave one message unread.
+const MESSAGE: Duration = Duration::from_secs(300);
 /// How long the peer may take to hear our last words.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -36,7 +38,9 @@ pub(super) async fn write(
         match message {
             Some(message) => {
                 remember(&conversation, &message);
-                frames::write(&mut send, &message, MAX_CONTROL_FRAME_BYTES).await?;
+                let written = frames::write(&mut send, &message, MAX_CONTROL_FRAME_BYTES);
+                tokio::time::timeout(MESSAGE, written).await.map_err(lost)??;
+                conversation.room.notify_waiters();
             }
             None if over => {
                 send.finish().map_err(lost)?;
@@ -53,16 +57,19 @@ pub(super) async fn read(
     conversation: Arc<Conversation>,
     mut receive: quinn::RecvStream,
 ) -> Result<Ended> {
-    while read_one(&conversation, &mut receive).await? {}
+    while read_one(&conversation, &mut receive, MAX_CONTROL_FRAME_BYTES).await? {
+        conversation.listened().await;
+    }
     Ok(Ended::Violation)
 }
 
-/// Reads and does one message. Tells whether more may follow.
+/// Reads and does one message of at most `cap` bytes. Tells whether more may follow.
 pub(super) async fn read_one(
     conversation: &Arc<Conversation>,
     receive: &mut quinn::RecvStream,
+    cap: usize,
 ) -> Result<bool> {
-    let message = match frames::read::<ToVault>(receive, MAX_CONTROL_FRAME_BYTES).await {
+    let message = match frames::read::<ToVault>(receive, cap).await {
         Ok(Some(message)) => message,
         Ok(None) => return Err(NetError::Closed),
         Err(error @ NetError::Protocol { .. }) => {
@@ -135,12 +142,16 @@ async fn begin_backup(conversation: &Arc<Conversation>, begin: Begin) -> Result<
     let backend = Arc::clone(&conversation.shared.backend);
     let settled: OnSettled = {
         // Weak: the store may keep the callback longer than the connection lives.
+        let round = conversation.session().round();
         let conversation = Arc::downgrade(conversation);
         Arc::new(move |settled| {
             let Some(conversation) = conversation.upgrade() else { return };
             match settled {
-                Settled::Durable(range) => conversation.session().durable(range),
-                Settled::Failed(refusal) => conversation.session().refuse(refusal),
+                Settled::Durable(range) => conversation.session().durable(round, range),
+                Settled::Failed(refusal) if conversation.session().round() == round => {
+                    conversation.session().refuse(refusal);
+                }
+                Settled::Failed(_) => {}
             }
             conversation.pump.notify_waiters();
         })

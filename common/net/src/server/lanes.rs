@@ -79,18 +79,23 @@ async fn take(
     let Some(length) = frames::read_length(stream, MAX_OBJECT_FRAME_BYTES).await? else {
         return Ok(false);
     };
-    // Part of the budget is taken before memory is.
+    conversation.listened().await;
+    // Part of the budget is taken before memory is; the key's own part first, so that whoever has
+    // used that up does not stand in others' way.
     let kib = u32::try_from(length.div_ceil(1024)).unwrap_or(u32::MAX);
+    let own = Arc::clone(&conversation.share.budget);
+    let own = own.acquire_many_owned(kib).await.map_err(|_| Failure::Lost)?;
     let budget = Arc::clone(&conversation.shared.budget);
     let permit = budget.acquire_many_owned(kib).await.map_err(|_| Failure::Lost)?;
     let sent: SentObject =
         timeout(BODY, frames::read_body(stream, length)).await.map_err(|_| Failure::Lost)??;
     let sequence = sent.sequence;
-    conversation.session().arrived(sequence).map_err(|v| Failure::Refused(v.into()))?;
+    let arrival =
+        conversation.session().arrived(sequence).map_err(|v| Failure::Refused(v.into()))?;
     let backup = backup(conversation)?;
     let taken = blocking(move || {
         let taken = backup.put(sequence, sent.object);
-        drop(permit);
+        drop((own, permit));
         taken
     })
     .await?;
@@ -101,7 +106,7 @@ async fn take(
             Taken::Missing(references) => session.missing(sequence, references),
             Taken::Bad(reason) => session.bad(sequence, reason),
         }
-        session.taken(sequence).map_err(|violation| Failure::Refused(violation.into()))?
+        session.taken(arrival)
     };
     conversation.pump.notify_waiters();
     if let Some(action) = action {

@@ -119,13 +119,16 @@ impl Backend for MemoryVault {
         &self,
         _visitor: &Visitor,
         list: &List,
-        each: &mut dyn FnMut(ListEntry) -> bool,
+        after: Option<u64>,
+        each: &mut dyn FnMut(u64, ListEntry) -> bool,
     ) -> Result<(), Refusal> {
-        let inside = self.inside.lock().unwrap();
-        for (id, nonce) in &inside.receipts {
+        let receipts = self.inside.lock().unwrap().receipts.clone();
+        let places = (0..).zip(&receipts);
+        for (place, (id, nonce)) in places.filter(|(place, _)| Some(*place) > after) {
             let manifest = Reference { kind: Kind::Manifest, id: *id };
-            let manifest = list.manifests.then(|| inside.durable[&manifest].clone());
-            if !each(ListEntry { receipt: nonce.to_vec(), manifest }) {
+            let found = || self.inside.lock().unwrap().durable[&manifest].clone();
+            let manifest = list.manifests.then(found);
+            if !each(place, ListEntry { receipt: nonce.to_vec(), manifest }) {
                 break;
             }
         }
@@ -137,6 +140,10 @@ impl Backend for MemoryVault {
         let inside = self.inside.lock().unwrap();
         let found = inside.durable.get(&manifest).cloned();
         found.ok_or_else(|| refusal(RefusalCode::NotFound, "no such snapshot"))
+    }
+
+    fn may_read(&self, _visitor: &Visitor) -> Result<(), Refusal> {
+        Ok(())
     }
 
     fn references(&self, node: &Reference) -> Result<Vec<Reference>, Refusal> {

@@ -172,7 +172,9 @@ impl AgentSession {
     pub fn end(&mut self) -> bool {
         let Some(backup) = self.backup.take() else { return true };
         match self.link {
-            Link::Beginning | Link::Running => {
+            // The answer to Begin would be taken for that to the next one.
+            Link::Beginning => false,
+            Link::Running => {
                 self.control.push_back(ToVault::End);
                 self.link = Link::Open;
                 backup.window.is_empty() && !backup.commit_sent_unanswered()
@@ -298,7 +300,11 @@ impl AgentSession {
             }
             ToAgent::Committed(committed) => {
                 let receipt = committed.receipt;
-                self.running()?.commit = None;
+                let backup = self.running()?;
+                if !backup.commit_sent_unanswered() {
+                    return Err(Violation::new("a receipt without having asked"));
+                }
+                backup.commit = None;
                 self.events.push_back(AgentEvent::Committed { receipt });
                 Ok(())
             }

@@ -6,8 +6,9 @@ use crate::wire::message::{ReadItem, Refusal, RefusalCode};
 use crate::wire::{MAX_READ_ITEMS, MAX_READ_OBJECTS};
 use std::collections::HashSet;
 
-/// Most nodes remembered; at 33 bytes each and some room they stay below 256 MiB.
-const MAX_NODES: usize = 2_000_000;
+/// Most nodes remembered; at 33 bytes each and some room they stay below 20 MiB, and there is a
+/// set for each connection.
+const MAX_NODES: usize = 450_000;
 
 /// The nodes that the vault has served on one connection.
 ///

@@ -13,6 +13,14 @@ use std::collections::VecDeque;
 /// honest agent lets them by more than the objects under way.
 const MAX_GAPS: usize = 10_000;
 
+/// An object that has arrived, for [`VaultSession::taken`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "a flush waits for every object that has arrived"]
+pub struct Arrival {
+    round: u64,
+    sequence: u64,
+}
+
 /// Something that the driver has to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VaultAction {
@@ -69,6 +77,9 @@ pub struct VaultSession {
     facts: VaultFacts,
     peer: Peer,
     state: State,
+    /// Counts the backups of this connection; each numbers its objects from 0.
+    round: u64,
+    arrived: Ranges,
     taken: Ranges,
     flush_upto: Option<u64>,
     durable: Ranges,
@@ -82,6 +93,8 @@ impl VaultSession {
             facts,
             peer,
             state: State::Start,
+            round: 0,
+            arrived: Ranges::default(),
             taken: Ranges::default(),
             flush_upto: None,
             durable: Ranges::default(),
@@ -132,6 +145,8 @@ impl VaultSession {
                 // An agent goes on with this connection only when all it sent was acknowledged, and
                 // then counts anew.
                 self.flush_upto = None;
+                self.round = self.round.saturating_add(1);
+                self.arrived = Ranges::default();
                 self.taken = Ranges::default();
                 self.durable = Ranges::default();
                 Ok(Some(VaultAction::End))
@@ -143,30 +158,40 @@ impl VaultSession {
     /// Checks the number of an object that has arrived, before it is put.
     ///
     /// # Errors
-    /// [`Violation`] where no backup is under way or the number makes no sense.
-    pub fn arrived(&self, sequence: u64) -> Result<(), Violation> {
+    /// [`Violation`] where no backup is under way, the number makes no sense, or was used before.
+    pub fn arrived(&mut self, sequence: u64) -> Result<Arrival, Violation> {
         if self.state != State::Running {
             return Err(Violation::new("an object outside a backup"));
         }
-        if sequence >= 1 << 40 || self.taken.pieces() > MAX_GAPS {
+        if sequence >= 1 << 40 || self.arrived.pieces() > MAX_GAPS {
             return Err(Violation::new("objects with absurd sequence numbers"));
         }
-        Ok(())
-    }
-
-    /// The object was handed to the store, which says later that it is durable.
-    ///
-    /// # Errors
-    /// [`Violation`] where the number was used before.
-    pub fn taken(&mut self, sequence: u64) -> Result<Option<VaultAction>, Violation> {
-        if !self.taken.insert(sequence) {
+        if !self.arrived.insert(sequence) {
             return Err(Violation::new("a sequence number used twice"));
         }
-        Ok(self.flush_due())
+        Ok(Arrival { round: self.round, sequence })
     }
 
-    /// These objects are durable.
-    pub fn durable(&mut self, sequences: std::ops::RangeInclusive<u64>) {
+    /// The object was handed to the store, which says later, or has said, that it is durable: the
+    /// agent may have ended its backup by now, and begun another one.
+    pub fn taken(&mut self, arrival: Arrival) -> Option<VaultAction> {
+        if arrival.round == self.round {
+            self.taken.insert(arrival.sequence);
+        }
+        self.flush_due()
+    }
+
+    /// Names the present backup of this connection among those before and after it.
+    pub fn round(&self) -> u64 {
+        self.round
+    }
+
+    /// These objects of backup `round` are durable. Of another backup than the present one nothing
+    /// is said any more: its numbers mean other objects by now.
+    pub fn durable(&mut self, round: u64, sequences: std::ops::RangeInclusive<u64>) {
+        if round != self.round {
+            return;
+        }
         sequences.for_each(|sequence| {
             self.durable.insert(sequence);
         });
@@ -215,6 +240,12 @@ impl VaultSession {
             self.control.push_back(ToAgent::Refused(refusal));
             self.state = State::Over;
         }
+    }
+
+    /// Counts the messages that wait for the control stream. While there are many, the driver takes
+    /// nothing more from the agent, which does not listen.
+    pub fn waiting(&self) -> usize {
+        self.control.len()
     }
 
     /// Next message for the control stream.
