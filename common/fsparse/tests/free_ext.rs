@@ -185,7 +185,7 @@ fn a_bitmap_in_doubt_keeps_its_group() {
         return;
     }
     let dir = TempDir::new().unwrap();
-    for mkfs in [&VARIANTS[0][..], VARIANTS[3], VARIANTS[5]] {
+    for mkfs in [VARIANTS[0], VARIANTS[3], VARIANTS[5]] {
         let image = Image(made(&dir, mkfs));
         let free = free_of(&image).unwrap();
         let path = dir.path().join("made.img");
