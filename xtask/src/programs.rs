@@ -267,7 +267,9 @@ impl<'e> Machine<'e> {
     /// When it fails.
     pub(crate) fn back_up(&self, disk: &Disk) -> Result<(Value, Duration)> {
         let image = disk.path.to_string_lossy().into_owned();
-        let (said, took) = self.run(&["--json", "--disk", "system", "backup", &image])?;
+        // The disk is compared with `cmp` afterwards, deleted files and all.
+        let arguments = ["--json", "--disk", "system", "backup", "--free", "keep", &image];
+        let (said, took) = self.run(&arguments)?;
         Ok((summary(&said)?, took))
     }
 
@@ -286,11 +288,11 @@ impl<'e> Machine<'e> {
     /// # Errors
     /// When it cannot be started.
     pub(crate) fn start_backup(&self, disk: &Disk) -> Result<Running> {
-        println!("{}$ umbra --disk system backup {} &", self.name, disk.name);
+        println!("{}$ umbra --disk system backup --free keep {} &", self.name, disk.name);
         let log = File::create(self.home.join("backup.log"))?;
         let child = self
             .umbra()
-            .args(["--json", "--disk", "system", "backup"])
+            .args(["--json", "--disk", "system", "backup", "--free", "keep"])
             .arg(&disk.path)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

@@ -33,7 +33,7 @@ fn a_disk_copied_while_written_to_lists_as_the_kernel_shows_it() -> Result<()> {
     ensure!(superblock.contains("needs_recovery"), "the copy is clean, nothing would be tested");
 
     home.init_store()?;
-    let backup = home.backup(&dirty, "d")?;
+    let backup = home.backup_with(&dirty, "d", &["--free", "keep"])?;
     let snapshot = text(&backup, "snapshot")?;
     let back = home.path("back.img");
     home.recover(snapshot, &back)?;

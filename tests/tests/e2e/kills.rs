@@ -64,6 +64,7 @@ impl Disk {
     fn backup(&self, agent: &Home, url: &str) -> Command {
         let mut command = agent.umbra();
         command.args(["--json", "--vault", url, "--machine", "m", "--disk", "d", "backup"]);
+        command.args(["--free", "keep"]);
         command.arg(&self.image);
         command
     }

@@ -67,7 +67,8 @@ impl Tool for Umbra<'_> {
 
     fn backup(&self, source: Source<'_>) -> Command {
         let mut command = self.command(source);
-        command.arg("backup").arg(&source.disk.path);
+        // As the others: every byte of the raw file, compared with `cmp` after the way back.
+        command.args(["backup", "--free", "keep"]).arg(&source.disk.path);
         command
     }
 
