@@ -30,5 +30,6 @@ mod error;
 #[cfg(test)]
 mod fixture;
 mod ranges;
+mod rivals;
 
 pub use error::{Error, Result};

@@ -9,6 +9,7 @@ use umbra_fsparse::{
 
 use crate::monitor::{Monitor, Notice};
 use crate::ranges::merged;
+use crate::rivals;
 use crate::tree::FileTree;
 
 /// Inode of the root directory of every ext2/3/4. SOURCE: `EXT4_ROOT_INO` in Linux fs/ext4/ext4.h.
@@ -122,7 +123,7 @@ pub fn survey(disk: &dyn ReadAt, options: Options, monitor: &dyn Monitor) -> Sur
     let mut volumes = Vec::new();
     if table.kind == TableKind::None {
         let whole = ByteRange::new(ByteOffset(0), disk.len()).unwrap_or_default();
-        volumes.push(look_at(disk, "disk".into(), whole, options, monitor));
+        volumes.push(look_at(disk, ("disk".into(), whole, None), options, monitor));
     }
     // A partition that is no volume is what stands between volumes: residue, kept all the same.
     let beyond = table.partitions.len().saturating_sub(MAX_VOLUMES);
@@ -135,7 +136,8 @@ pub fn survey(disk: &dyn ReadAt, options: Options, monitor: &dyn Monitor) -> Sur
     }
     for partition in table.partitions.iter().take(MAX_VOLUMES) {
         let path = format!("part/{}", partition.number);
-        volumes.push(look_at(disk, path, partition.range, options, monitor));
+        let place = (path, partition.range, rivals::by_type(partition.type_id));
+        volumes.push(look_at(disk, place, options, monitor));
     }
     Survey { table, volumes, free: options.free }
 }
@@ -151,10 +153,11 @@ fn notice(subject: &str, base: ByteOffset, error: &Error) -> Notice {
     Notice { subject: subject.into(), at, message: error.to_string() }
 }
 
+/// Looks at one volume: its name, its bytes, and whose it is by its partition's type, where that
+/// is none of a file system's.
 fn look_at(
     disk: &dyn ReadAt,
-    path: String,
-    range: ByteRange,
+    (path, range, foreign): (String, ByteRange, Option<&'static str>),
     options: Options,
     monitor: &dyn Monitor,
 ) -> Volume {
@@ -174,7 +177,7 @@ fn look_at(
         Ok(ext) => {
             parse_ext(&ext, &mut volume, monitor);
             if options.free == FreePolicy::Skip {
-                find_free(&ext, &slice, &mut volume, monitor);
+                find_free((&ext, &slice), foreign, &mut volume, monitor);
             }
         }
         Err(Error::NotFound { .. } | Error::Io { .. }) => {}
@@ -235,7 +238,12 @@ fn parse_ext(ext: &Ext<'_>, volume: &mut Volume, monitor: &dyn Monitor) {
 }
 
 /// Finds the free space of a volume that was parsed in full; any doubt keeps it, with a warning.
-fn find_free(ext: &Ext<'_>, slice: &Slice<'_>, volume: &mut Volume, monitor: &dyn Monitor) {
+fn find_free(
+    (ext, slice): (&Ext<'_>, &Slice<'_>),
+    foreign: Option<&'static str>,
+    volume: &mut Volume,
+    monitor: &dyn Monitor,
+) {
     let base = volume.range.start();
     let warn = |message: String| {
         monitor.warning(Notice { subject: volume.path.clone(), at: Some(base), message });
@@ -244,6 +252,9 @@ fn find_free(ext: &Ext<'_>, slice: &Slice<'_>, volume: &mut Volume, monitor: &dy
     let (Some(tree), Parse::Full) = (volume.tree.as_mut(), &volume.parse) else {
         return warn("its free space is kept: it is not understood in full".into());
     };
+    if let Some(rival) = foreign.or_else(|| rivals::of(slice)) {
+        return warn(format!("its free space is kept: it has marks of {rival} too"));
+    }
     match ext_free(ext, slice, tree.take_used()) {
         Ok(free) => {
             if let Some(doubt) = free.doubt {
