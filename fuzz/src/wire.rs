@@ -121,8 +121,9 @@ fn answer(session: &mut VaultSession, message: ToVault) -> bool {
     }
     // An object arrives now and then.
     let sequence = 0;
-    if session.arrived(sequence).is_ok() && session.taken(sequence).is_ok() {
-        session.durable(sequence..=sequence);
+    if let Ok(arrival) = session.arrived(sequence) {
+        let _ = session.taken(arrival);
+        session.durable(session.round(), sequence..=sequence);
     }
     while session.poll_control().is_some() {}
     !session.is_over()

@@ -223,11 +223,11 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()>
     Ok(())
 }
 
-/// Bytes that the files of a directory have.
+/// Bytes that the files of a directory have; what goes meanwhile counts nothing.
 fn bytes_below(dir: &Path) -> Result<u64> {
-    let said = must(Command::new("du").args(["-sb"]).arg(dir))?;
-    let said = String::from_utf8(said)?;
-    Ok(said.split_whitespace().next().unwrap_or("0").parse()?)
+    let output = Command::new("du").args(["-sb"]).arg(dir).output()?;
+    let said = String::from_utf8(output.stdout)?;
+    Ok(said.split_whitespace().next().context("du says nothing")?.parse()?)
 }
 
 /// Pipes bytes into a command, and tells how it ended.

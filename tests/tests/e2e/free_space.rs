@@ -37,7 +37,7 @@ fn what_partclone_calls_used_comes_back() -> Result<()> {
 fn comes_back(home: &Home, corpus: &Corpus, name: &str) -> Result<bool> {
     let image = corpus.image(name)?;
     let backup = home.backup(&image, name)?;
-    let back = home.path("back.img");
+    let back = home.path(&format!("{name}.img"));
     let recover = home.recover(text(&backup, "snapshot")?, &back)?;
     ensure!(recover["verified"] == true, "recover did not verify");
     let free = number(&backup, "bytes_free")?;
@@ -59,7 +59,8 @@ fn comes_back(home: &Home, corpus: &Corpus, name: &str) -> Result<bool> {
     ensure!(differ.count() as u64 <= free, "more bytes differ than are free");
     // The snapshot agrees with the disk that it was made of, whatever stands in its free space.
     let mut verify = home.umbra();
-    verify.args(["--json", "--disk", name, "verify", "latest", "--against"]).arg(&image);
+    let snapshot = text(&backup, "snapshot")?;
+    verify.args(["--json", "verify", snapshot, "--against"]).arg(&image);
     Answer::of(&mut verify)?.expect_code(0)?;
     fs::remove_file(back)?;
     Ok(!used.is_empty())

@@ -3,7 +3,7 @@
 //! It holds nothing that packs, receipts and LOG do not imply. Batches go to RocksDB's log, which
 //! is not synced: what a power cut takes from its end lies behind the packs' watermarks and is
 //! scanned again. All rows stand in one column family, so that no batch survives in part. That
-//! nothing is taken from its midst is checked at each opening; see [`wal`].
+//! nothing is taken from its midst is checked at each opening; see `wal.rs`.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
