@@ -121,6 +121,16 @@ impl SimVfs {
         self.disk().faults.insert(operation, fault);
     }
 
+    /// Takes every fault back that no operation has met yet.
+    ///
+    /// How many operations a piece of work takes depends on how its threads meet: a fault meant for
+    /// the last of them may otherwise wait for whatever the test does next.
+    pub fn clear_faults(&self) {
+        let mut disk = self.disk();
+        disk.faults.clear();
+        disk.fault_from = None;
+    }
+
     /// Lets every operation from this number on meet a fault; `None` ends that.
     pub fn fault_from(&self, from: Option<(u64, Fault)>) {
         self.disk().fault_from = from;

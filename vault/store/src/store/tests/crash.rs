@@ -182,6 +182,7 @@ fn a_fault_at_every_operation() {
             let (vfs, rig) = simulated(at % 2 == 0);
             vfs.fault_at(at, fault);
             let promised = work(&rig);
+            vfs.clear_faults();
             let what = format!("{fault:?} at operation {at}");
             // The same process, or the next, goes on; what it promised outlives a power cut.
             let after = vfs.after_power_cut(0);
