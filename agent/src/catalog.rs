@@ -117,7 +117,7 @@ impl Catalog {
     }
 }
 
-fn manifest_of(plain: Plain, id: ObjectId) -> umbra_common::Result<Manifest> {
+pub(crate) fn manifest_of(plain: Plain, id: ObjectId) -> umbra_common::Result<Manifest> {
     let node = Node { kind: plain.reference.kind, refs: plain.refs, body: plain.body };
     let wanted = Reference { kind: Kind::Manifest, id };
     if node.kind != Kind::Manifest || plain.reference.id != id {

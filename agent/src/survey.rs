@@ -60,6 +60,17 @@ pub struct Volume {
     pub tree: Option<FileTree>,
     /// Ranges of the DISK that hold nothing and are not kept; sorted, disjoint.
     pub free: Vec<ByteRange>,
+    /// Whether it was unmounted, or left in the middle of something.
+    pub left: Left,
+}
+
+/// How a file system was left by whoever used it last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// It was unmounted, or there is no file system.
+    Clean,
+    /// It was not unmounted, or has errors: what was written last may have old times.
+    Dirty,
 }
 
 /// A disk as the parsers see it.
@@ -110,6 +121,7 @@ impl Volume {
             parse: Parse::None { reason },
             tree: None,
             free: Vec::new(),
+            left: Left::Clean,
         }
     }
 }
@@ -193,6 +205,7 @@ fn look_at(
 
 fn parse_ext(ext: &Ext<'_>, volume: &mut Volume, monitor: &dyn Monitor) {
     volume.kind = ext.kind();
+    volume.left = if ext.is_clean() { Left::Clean } else { Left::Dirty };
     let label = String::from_utf8_lossy(ext.label()).into_owned();
     volume.label = Some(label).filter(|label| !label.is_empty());
     volume.uuid = Some(uuid_text(&ext.uuid()));

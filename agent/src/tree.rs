@@ -68,6 +68,11 @@ impl FileTree {
         rest.get(..len).unwrap_or_default()
     }
 
+    /// Returns one of the names of what stands at a position; looks through all of them.
+    pub fn name_of(&self, position: u32) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.inode == position)
+    }
+
     /// Returns the warnings that were kept and how many there were.
     pub fn warnings(&self) -> (&[Warning], u64) {
         (&self.warnings, self.warnings_total)

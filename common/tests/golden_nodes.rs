@@ -257,6 +257,7 @@ fn golden_manifest(map: MapRoot, overlay: Reference) -> Manifest {
             files_read: 209,
             files_inherited: 1,
             windows_inherited: 2,
+            ..Counts::default()
         },
         free: FreePolicy::Skip,
         warnings: vec![ManifestWarning {

@@ -162,6 +162,18 @@ impl<'a> ChunkStage<'a> {
         }
     }
 
+    /// Takes over what the base snapshot has, before the first batch: `runs` of the chunks `ids`,
+    /// each once. None of these chunks goes any further.
+    pub(super) fn adopt(&mut self, ids: Vec<ObjectId>, runs: Vec<MapRun>) {
+        self.sink.table = ids.iter().copied().zip(0..).collect();
+        self.sink.summary = ChunkSummary { ids, runs, ..ChunkSummary::default() };
+    }
+
+    /// Returns what was found so far.
+    pub(super) fn found(&self) -> &ChunkSummary {
+        &self.sink.summary
+    }
+
     /// Works through one batch.
     ///
     /// # Errors

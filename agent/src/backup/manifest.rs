@@ -14,6 +14,7 @@ use umbra_fsparse::partition::TableKind;
 use umbra_fsparse::{FileType, Timestamp};
 
 use super::image_map::MapCounts;
+use super::inherit::Skipped;
 use super::overlay::Overlay;
 use crate::error::Result;
 use crate::monitor::Notice;
@@ -60,12 +61,21 @@ pub(super) struct Facts<'a> {
     pub(super) chunks: u64,
     pub(super) files: u64,
     pub(super) warnings: (Vec<Notice>, u64),
+    pub(super) skipped: &'a Skipped,
+}
+
+/// Returns the manifest's name of a partition table.
+pub(super) fn table_name(survey: &Survey) -> &'static str {
+    match survey.table.kind {
+        TableKind::None => "",
+        TableKind::Mbr => "mbr",
+        TableKind::Gpt { .. } => "gpt",
+    }
 }
 
 /// Makes the manifest's node.
 pub(super) fn make(facts: &Facts<'_>) -> Result<Node> {
-    let labels = facts.labels;
-    let survey = facts.survey;
+    let Facts { labels, survey, skipped, .. } = *facts;
     let volumes = survey.volumes.iter().zip(facts.overlays);
     let (notices, warnings_total) = &facts.warnings;
     let mut manifest = Manifest {
@@ -82,11 +92,7 @@ pub(super) fn make(facts: &Facts<'_>) -> Result<Node> {
         agent_time: labels.time,
         tags: labels.tags.clone(),
         parameters: Parameters::current(),
-        partition_table: match survey.table.kind {
-            TableKind::None => String::new(),
-            TableKind::Mbr => "mbr".into(),
-            TableKind::Gpt { .. } => "gpt".into(),
-        },
+        partition_table: table_name(survey).into(),
         volumes: volumes.map(|(volume, overlay)| volume_of(volume, overlay.as_ref())).collect(),
         map: facts.map_root,
         image_hash: facts.image_hash,
@@ -98,7 +104,14 @@ pub(super) fn make(facts: &Facts<'_>) -> Result<Node> {
             bytes_unreadable: facts.map.unreadable,
             chunks: facts.chunks,
             files: facts.files,
-            files_read: facts.files,
+            files_read: facts.files.saturating_sub(skipped.files_inherited),
+            files_inherited: skipped.files_inherited,
+            windows_inherited: skipped.windows_inherited,
+            bytes_inherited: skipped.bytes_inherited,
+            files_reread: skipped.files_reread,
+            bytes_reread: skipped.bytes_reread,
+            files_differing: skipped.files_differing,
+            runs_since_full: skipped.runs_since_full,
             ..Counts::default()
         },
         free: survey.free,

@@ -6,6 +6,7 @@
 mod chunk;
 mod content;
 mod image_map;
+mod inherit;
 mod manifest;
 mod overlay;
 mod plan;
@@ -30,9 +31,12 @@ use crate::monitor::{Monitor, Notice, Stage};
 use crate::source::Device;
 use crate::survey::Survey;
 
+use inherit::Adopted;
+
 pub use chunk::{ChunkSummary, KnownIds};
 pub use content::decode;
 pub use image_map::MapCounts;
+pub use inherit::{Base, Skip, Skipped, run as run_skipping};
 pub use manifest::Labels;
 pub use read::ReadSummary;
 pub use upload::{SendPolicy, Uplink};
@@ -104,9 +108,11 @@ pub struct Outcome {
     pub unreadable: usize,
     /// How far the snapshot is one state of the disk.
     pub consistency: Consistency,
+    /// What was not read, because it has not changed.
+    pub skipped: Skipped,
 }
 
-/// Backs up one disk.
+/// Backs up one disk, all of it.
 ///
 /// # Errors
 /// What the vault or this system answers; nothing is committed then.
@@ -117,27 +123,44 @@ pub fn run(job: &Job<'_>, input: Input<'_>, monitor: &dyn Monitor) -> Result<Out
             let len = device.len();
             let plan = plan::make(survey, len, monitor);
             monitor.begin(Stage::Backup, Some(len.0));
-            let (read, mut chunks) =
-                run_stages(job, survey, len, &counts, monitor, |out, used| {
-                    read::Reader::new(device, survey, out, used).run(&plan)
-                })?;
-            for &(item, reason) in &plan.not_owned {
-                chunks.contents.insert(item, hash_not_owned(device, survey, item, reason, &read));
-            }
-            commit(job, survey, Parts { read, chunks, len }, &counts, monitor)
+            let source = (device, survey);
+            let (read, chunks) = read_planned(job, source, &plan, None, &counts, monitor)?;
+            let skipped = Skipped::default();
+            commit(job, survey, Parts { read, chunks, len, skipped }, &counts, monitor)
         }
         Input::Stream(input) => {
             monitor.begin(Stage::Backup, None);
             let nothing = Survey::of_stream(ByteLen(0));
             let unbounded = ByteLen(u64::MAX);
             let ((read, len), chunks) =
-                run_stages(job, &nothing, unbounded, &counts, monitor, |out, used| {
+                run_stages(job, (&nothing, unbounded), None, &counts, monitor, |out, used| {
                     stream::run(input, &out, &used)
                 })?;
             let survey = Survey::of_stream(len);
-            commit(job, &survey, Parts { read, chunks, len }, &counts, monitor)
+            let skipped = Skipped::default();
+            commit(job, &survey, Parts { read, chunks, len, skipped }, &counts, monitor)
         }
     }
+}
+
+/// Reads what a plan says, beside what is taken from the base, up to the upload of all chunks.
+fn read_planned(
+    job: &Job<'_>,
+    (device, survey): (&dyn Device, &Survey),
+    plan: &plan::Plan,
+    base: Option<(&inherit::Clean, Adopted)>,
+    counts: &upload::UploadCounts,
+    monitor: &dyn Monitor,
+) -> Result<(ReadSummary, ChunkSummary)> {
+    let disk = (survey, device.len());
+    let (clean, adopted) = base.unzip();
+    let (read, mut chunks) = run_stages(job, disk, adopted, counts, monitor, |out, used| {
+        read::Reader::new(device, survey, out, used).inherit(clean)?.run(plan)
+    })?;
+    for &(item, reason) in &plan.not_owned {
+        chunks.contents.insert(item, hash_not_owned(device, survey, item, reason, &read));
+    }
+    Ok((read, chunks))
 }
 
 /// Sends map, overlay and manifest and commits the snapshot.
@@ -188,6 +211,7 @@ fn commit(
         ids: built.ids,
         unreadable: built.unreadable,
         consistency: built.consistency,
+        skipped: built.skipped,
     })
 }
 
@@ -221,8 +245,8 @@ type Joined<'scope, T> = ScopedJoinHandle<'scope, Result<T>>;
 /// Runs the stages up to the upload of all chunks; `read` is the first of them.
 fn run_stages<T: Send>(
     job: &Job<'_>,
-    survey: &Survey,
-    len: ByteLen,
+    (survey, len): (&Survey, ByteLen),
+    adopted: Option<Adopted>,
     counts: &upload::UploadCounts,
     monitor: &dyn Monitor,
     read: impl FnOnce(Sender<read::Batch>, Receiver<Vec<u8>>) -> Result<T> + Send,
@@ -246,6 +270,9 @@ fn run_stages<T: Send>(
         }
         drop(missing_rx);
         let mut stage = chunk::ChunkStage::new(survey, job.known, len, chunk_tx);
+        if let Some(Adopted { ids, runs }) = adopted {
+            stage.adopt(ids, runs);
+        }
         let mut chunked = Ok(());
         for mut batch in batch_rx {
             chunked = stage.batch(&batch);
@@ -288,6 +315,7 @@ struct Parts {
     read: ReadSummary,
     chunks: ChunkSummary,
     len: ByteLen,
+    skipped: Skipped,
 }
 
 struct Built {
@@ -301,6 +329,7 @@ struct Built {
     ids: Vec<ObjectId>,
     unreadable: usize,
     consistency: Consistency,
+    skipped: Skipped,
 }
 
 /// Tells what could not be read; the map has every such range, the snapshot names the first.
@@ -332,7 +361,7 @@ fn write_nodes(
     monitor: &dyn Monitor,
     sink: &mut dyn NodeSink,
 ) -> Result<Built> {
-    let Parts { read, chunks, len } = parts;
+    let Parts { read, chunks, len, skipped } = parts;
     report_unreadable(&read, monitor);
     let method = method_of(job, &read);
     let ChunkSummary { ids, runs, contents, bytes_files } = chunks;
@@ -357,6 +386,7 @@ fn write_nodes(
         chunks: ids.len() as u64,
         files,
         warnings: monitor.warnings(),
+        skipped: &skipped,
     };
     let manifest = sink.put(manifest::make(&facts)?)?;
     Ok(Built {
@@ -370,6 +400,7 @@ fn write_nodes(
         unreadable: read.unreadable.len(),
         consistency: method.consistency,
         ids,
+        skipped,
     })
 }
 

@@ -5,7 +5,7 @@
 //! its turn comes: what could not be read the first time is lost then, so that the proof is always
 //! of what the snapshot keeps.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use umbra_common::image_hash::{ImageHash, ImageHasher, WINDOW_BYTES, WindowHash, window_count};
 use umbra_common::{ByteLen, ByteOffset, ByteRange};
@@ -28,6 +28,8 @@ pub(super) struct Proof<'a> {
     pub(super) pending_limit: usize,
     /// Windows that were completed before all their bytes had been added.
     completed: BTreeSet<u64>,
+    /// Windows whose hash is the base snapshot's.
+    inherited: BTreeSet<u64>,
     /// What the device did not give for those; zeros in their hashes. Disjoint.
     lost: Vec<ByteRange>,
     /// What is not kept, and so zeros whatever the device holds; sorted, disjoint.
@@ -45,9 +47,31 @@ impl<'a> Proof<'a> {
             hasher,
             pending_limit,
             completed: BTreeSet::new(),
+            inherited: BTreeSet::new(),
             lost: Vec::new(),
             left_out: &[],
         }
+    }
+
+    /// Takes the hashes of windows from the base snapshot, before the first byte.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] where the disk has no such window.
+    pub(super) fn inherit(&mut self, windows: &BTreeMap<u64, WindowHash>) -> Result<()> {
+        for (&window, &hash) in windows {
+            self.hasher.inherit(window, hash).map_err(hash_error)?;
+            self.inherited.insert(window);
+        }
+        Ok(())
+    }
+
+    /// Tells whether the hash of a window needs no more bytes, however many may come.
+    fn is_done(&self, window: u64) -> bool {
+        self.completed.contains(&window) || self.inherited.contains(&window)
+    }
+
+    fn none_is_done(&self) -> bool {
+        self.completed.is_empty() && self.inherited.is_empty()
     }
 
     /// Says what is not kept: sorted and disjoint. A window that is completed before its turn
@@ -61,11 +85,11 @@ impl<'a> Proof<'a> {
     /// # Errors
     /// [`Error::Internal`] where they were added before.
     pub(super) fn add(&mut self, start: ByteOffset, bytes: &[u8]) -> Result<()> {
-        if self.completed.is_empty() {
+        if self.none_is_done() {
             return self.hasher.add(start, bytes).map_err(hash_error);
         }
         let range = ByteRange::new(start, ByteLen(bytes.len() as u64)).unwrap_or_default();
-        for part in parts(range, |window| !self.completed.contains(&window)) {
+        for part in parts(range, |window| !self.is_done(window)) {
             let from = usize::try_from(part.start().0 - start.0).unwrap_or(usize::MAX);
             let to = from.saturating_add(usize::try_from(part.len().0).unwrap_or_default());
             let bytes = bytes.get(from..to).unwrap_or_default();
@@ -79,10 +103,10 @@ impl<'a> Proof<'a> {
     /// # Errors
     /// As [`Proof::add`].
     pub(super) fn add_zeros(&mut self, range: ByteRange) -> Result<()> {
-        if self.completed.is_empty() {
+        if self.none_is_done() {
             return self.hasher.add_zeros(range).map_err(hash_error);
         }
-        for part in parts(range, |window| !self.completed.contains(&window)) {
+        for part in parts(range, |window| !self.is_done(window)) {
             self.hasher.add_zeros(part).map_err(hash_error)?;
         }
         Ok(())

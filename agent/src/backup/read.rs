@@ -11,6 +11,7 @@ use crossbeam_channel::Sender;
 use umbra_common::image_hash::{ImageHash, WindowHash};
 use umbra_common::{ByteLen, ByteOffset, ByteRange};
 
+use super::inherit::Clean;
 use super::plan::{FileItem, FilePiece, Plan, pieces};
 use super::proof::Proof;
 use super::residue::Residue;
@@ -153,6 +154,8 @@ pub struct Reader<'a> {
     residue: Residue<'a>,
     /// Free space that is yet to be handed on.
     free: &'a [ByteRange],
+    /// Windows that are taken from the base snapshot, whatever is read of them.
+    clean: Option<&'a Clean>,
     wanted: u64,
     wasted: u64,
     bytes_read: u64,
@@ -177,11 +180,24 @@ impl<'a> Reader<'a> {
             steps: Vec::new(),
             residue: Residue::default(),
             free: &[],
+            clean: None,
             wanted: 0,
             wasted: 0,
             bytes_read: 0,
             unreadable: Vec::new(),
         }
+    }
+
+    /// Takes the hashes of windows from the base snapshot; the plan has what else is read.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] where the disk has no such window.
+    pub(super) fn inherit(mut self, clean: Option<&'a Clean>) -> Result<Self> {
+        self.clean = clean;
+        if let Some(clean) = clean {
+            self.proof.inherit(&clean.windows)?;
+        }
+        Ok(self)
     }
 
     /// Reads everything in the plan: files with the residue between them, then unparsed volumes.
@@ -428,6 +444,13 @@ impl<'a> Reader<'a> {
             .ok_or_else(|| Error::Internal(format!("{disk} lie outside the span {span}")))?;
         let is_slack = role == Role::Slack;
         if is_slack && bytes.iter().any(|&byte| byte != 0) {
+            if let Some(clean) = self.clean.filter(|clean| clean.has(disk)) {
+                if !clean.has_slack(disk) {
+                    // Zeros in the base: this contradicts it, and nothing of it is kept then.
+                    batch.segments.push(Segment::LostSlack { disk });
+                }
+                return Ok(());
+            }
             // Read once more with its window, and hashed then: of the bytes that are chunked.
             self.residue.add_slack(disk);
             return Ok(());

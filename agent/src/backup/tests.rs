@@ -3,6 +3,7 @@
 
 mod free;
 mod many;
+mod skipping;
 mod small_changes;
 mod sources;
 
@@ -25,7 +26,7 @@ use umbra_fsparse::{
 
 use super::*;
 use crate::monitor::Quiet;
-use crate::survey::{Parse, Volume};
+use crate::survey::{Left, Parse, Volume};
 use crate::tree::FileTree;
 
 /// A disk in memory that counts what is read and fails where it is told to.
@@ -240,6 +241,7 @@ fn survey_of(len: u64, files: Vec<Inode>) -> Survey {
             parse: Parse::Full,
             tree: Some(tree),
             free: Vec::new(),
+            left: Left::Clean,
         }],
         free: FreePolicy::Keep,
     }

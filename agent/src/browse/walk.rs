@@ -51,7 +51,7 @@ struct Level<'s> {
 }
 
 impl<'s> Walk<'s> {
-    pub(super) fn new(nodes: &'s dyn NodeSource, place: &Place) -> Self {
+    pub(crate) fn new(nodes: &'s dyn NodeSource, place: &Place) -> Self {
         let first = Visit::Entry { path: place.path.clone(), entry: Box::new(place.entry.clone()) };
         Self { nodes, first: Some(first), open: Vec::new(), enter: None }
     }

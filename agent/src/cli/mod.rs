@@ -3,6 +3,7 @@
 mod commands;
 mod output;
 mod progress;
+mod skip;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use crate::error::Result;
 
 pub use output::Output;
+pub use skip::{Share, SkipArg, SkipArgs};
 
 /// Whole disks. Single files. One copy.
 ///
@@ -168,6 +170,9 @@ pub struct BackupArgs {
     /// Keep everything in disk order; no files.
     #[arg(long)]
     pub no_parse: bool,
+    /// What is not read again.
+    #[command(flatten)]
+    pub skip: SkipArgs,
     /// Read a source that is mounted read-write; the snapshot is marked fuzzy for ever.
     #[arg(long)]
     pub inconsistent_ok: bool,

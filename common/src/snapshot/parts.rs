@@ -123,6 +123,16 @@ pub struct Counts {
     pub files_inherited: u64,
     /// Windows whose hash was taken from the base.
     pub windows_inherited: u64,
+    /// Bytes of the disk that the files taken from the base have.
+    pub bytes_inherited: u64,
+    /// Unchanged files that were read all the same, to see whether they are.
+    pub files_reread: u64,
+    /// Bytes of the disk that those have.
+    pub bytes_reread: u64,
+    /// Files that turned out to be others than their metadata said; everything was read then.
+    pub files_differing: u64,
+    /// Snapshots since everything was read; 0 where it was for this one.
+    pub runs_since_full: u64,
 }
 
 /// What becomes of free space.
@@ -329,7 +339,7 @@ impl Counts {
         self.each().into_iter().zip(0_u64..).for_each(|(count, key)| record.uint(key, count));
     }
 
-    fn each(&self) -> [u64; 11] {
+    fn each(&self) -> [u64; 16] {
         [
             self.bytes_total,
             self.bytes_data,
@@ -342,6 +352,11 @@ impl Counts {
             self.files_read,
             self.files_inherited,
             self.windows_inherited,
+            self.bytes_inherited,
+            self.files_reread,
+            self.bytes_reread,
+            self.files_differing,
+            self.runs_since_full,
         ]
     }
 
@@ -372,6 +387,11 @@ impl Counts {
             files_read: fields.uint(reader, 8)?,
             files_inherited: fields.uint(reader, 9)?,
             windows_inherited: fields.uint(reader, 10)?,
+            bytes_inherited: fields.uint(reader, 11)?,
+            files_reread: fields.uint(reader, 12)?,
+            bytes_reread: fields.uint(reader, 13)?,
+            files_differing: fields.uint(reader, 14)?,
+            runs_since_full: fields.uint(reader, 15)?,
         };
         fields.finish(reader)?;
         Ok(counts)

@@ -110,6 +110,27 @@ fn manifest_comes_back() {
     assert_eq!(Manifest::from_node(&node).unwrap(), manifest);
 }
 
+/// What a backup that skips nothing has no use for costs no byte.
+#[test]
+fn counts_of_what_was_skipped_come_back() {
+    let mut manifest = manifest();
+    let before = manifest.to_node().unwrap();
+    manifest.counts.files_read = 1;
+    manifest.counts.files_inherited = 2;
+    manifest.counts.windows_inherited = 3;
+    manifest.counts.bytes_inherited = 4;
+    manifest.counts.files_reread = 5;
+    manifest.counts.bytes_reread = 6;
+    manifest.counts.files_differing = 7;
+    manifest.counts.runs_since_full = 8;
+    let node = manifest.to_node().unwrap();
+    // Keys 8 to 15, each with its number.
+    assert_eq!(node.body.len(), before.body.len() + 16);
+    let pairs = [8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15, 8];
+    assert!(node.body.windows(16).any(|bytes| bytes == pairs));
+    assert_eq!(Manifest::from_node(&node).unwrap(), manifest);
+}
+
 #[test]
 fn manifest_refuses_contradictions() {
     let refused = |change: fn(&mut Manifest)| {

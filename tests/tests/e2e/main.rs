@@ -17,3 +17,4 @@ mod interrupted;
 mod kills;
 mod ordinary_user;
 mod resume;
+mod skip_unchanged;

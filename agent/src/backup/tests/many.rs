@@ -76,6 +76,7 @@ fn more_warnings_than_a_manifest_holds_are_counted() {
         parse: Parse::None { reason: "r".repeat(2000) },
         tree: None,
         free: Vec::new(),
+        left: Left::Clean,
     };
     survey.volumes = (0..MAX_VOLUMES).map(volume).collect();
     let monitor = Quiet::default();

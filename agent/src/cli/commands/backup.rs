@@ -1,5 +1,6 @@
 //! `backup`: one snapshot for each source.
 
+mod skip;
 mod sources;
 
 use std::time::Instant;
@@ -16,7 +17,7 @@ use umbra_net::NetError;
 use crate::backup::{self, Input, Job, Labels, Outcome, SendPolicy};
 use crate::cli::output::{bytes, duration};
 use crate::cli::progress::Progress;
-use crate::cli::{BackupArgs, FreeArg, Global, Output};
+use crate::cli::{BackupArgs, FreeArg, Global, Output, SkipArg};
 use crate::config;
 use crate::connect::{Access, Connection, connect, vault_url};
 use crate::error::{Error, Result};
@@ -28,6 +29,7 @@ use crate::own_store::OwnStore;
 use crate::source::SourceKind;
 use crate::survey::{Options, ParsePolicy, survey};
 use crate::uplink::VaultUplink;
+use crate::vault_nodes::VaultNodes;
 
 use sources::{Opened, Origin, Surroundings};
 
@@ -49,6 +51,7 @@ pub fn run(global: &Global, args: &BackupArgs, output: &Output) -> Result<()> {
             hint: "give fewer --tag, or shorter ones".into(),
         });
     }
+    skip::check(args)?;
     let system = System::read()?;
     let own = OwnStore::of(&vault_url(global)?, &system);
     let mut sources: Vec<Opened> = Vec::new();
@@ -147,6 +150,7 @@ impl Context<'_> {
         )?;
         let pinned = uplink.upload().begun().base == BaseState::Pinned;
         let known = if pinned { table } else { KnownTable::default() };
+        let nodes = VaultNodes::new(self.connection.client.reader());
         let send = if self.global.dry_run { SendPolicy::CountOnly } else { SendPolicy::Send };
         let outcome = match &source.input {
             Origin::Disk(device) => {
@@ -159,7 +163,13 @@ impl Context<'_> {
                     labels.sector_bytes = u32::try_from(sector.0).unwrap_or(512);
                 }
                 let job = Job { uplink: &uplink, known: &known, policy: send, labels: &labels };
-                backup::run(&job, Input::Disk { device, survey: &survey }, &progress)
+                if self.args.skip.skip_unchanged == SkipArg::Metadata {
+                    let (client, base) = (&self.connection.client, known.snapshot());
+                    let skip = skip::order(&self.args.skip, client, base, &nodes)?;
+                    backup::run_skipping(&job, device, &survey, &skip, &progress)
+                } else {
+                    backup::run(&job, Input::Disk { device, survey: &survey }, &progress)
+                }
             }
             Origin::Stream => {
                 let job = Job { uplink: &uplink, known: &known, policy: send, labels: &labels };
@@ -245,8 +255,11 @@ impl Context<'_> {
             outcome.files,
             outcome.consistency.name(),
         ))?;
+        if self.args.skip.skip_unchanged == SkipArg::Metadata {
+            skip::say(&outcome.skipped, self.output)?;
+        }
         let committed = outcome.receipt.is_some();
-        let summary: Value = json!({
+        let mut summary: Value = json!({
             "snapshot": if committed { Value::from(id) } else { Value::Null },
             "machine": labels.machine,
             "disk": labels.disk,
@@ -272,6 +285,7 @@ impl Context<'_> {
             "duration_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             "image_hash": hex(&outcome.image_hash),
         });
+        skip::add_to(&mut summary, &self.args.skip, &outcome.skipped);
         if outcome.unreadable == 0 {
             return self.output.object("summary", summary);
         }

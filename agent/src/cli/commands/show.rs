@@ -1,7 +1,9 @@
 //! `show`: what one snapshot holds.
 
 use serde_json::{Value, json};
-use umbra_common::snapshot::{FreePolicy, Manifest, ManifestWarning, Parsed, Receipt, Volume};
+use umbra_common::snapshot::{
+    Counts, FreePolicy, Manifest, ManifestWarning, Parsed, Receipt, Volume,
+};
 
 use crate::browse::display;
 use crate::cli::output::bytes;
@@ -80,8 +82,32 @@ fn head(opened: &Opened, output: &Output) -> Result<()> {
         format!("{} when it came, {} stored for it", count(NEW_BYTES), count(STORED_BYTES)),
     )?;
     row("chunks", counts.chunks.to_string())?;
+    inherited_rows(&counts, &row)?;
     row("image hash", manifest.image_hash.to_string())?;
     row("partitions", partition_table(manifest))
+}
+
+/// Says what was taken from the snapshot before, where something was or could not be.
+fn inherited_rows(counts: &Counts, row: &dyn Fn(&str, String) -> Result<()>) -> Result<()> {
+    if counts.runs_since_full > 0 {
+        row(
+            "unread",
+            format!(
+                "{} unchanged files ({}) taken from the snapshot before, {} ({}) read again and \
+                 equal; all was read {} snapshots before",
+                counts.files_inherited,
+                bytes(counts.bytes_inherited),
+                counts.files_reread,
+                bytes(counts.bytes_reread),
+                counts.runs_since_full,
+            ),
+        )?;
+    }
+    if counts.files_differing > 0 {
+        let differing = counts.files_differing;
+        row("differing", format!("{differing} files had changed and their times had not"))?;
+    }
+    Ok(())
 }
 
 /// Returns what the agent counted and left as a label.
@@ -187,6 +213,14 @@ fn json_form(opened: &Opened, output: &Output) -> Result<()> {
             "unreadable_ranges": manifest.unreadable_ranges,
             "chunks": counts.chunks,
             "files": counts.files,
+            "files_read": counts.files_read,
+            "files_inherited": counts.files_inherited,
+            "bytes_inherited": counts.bytes_inherited,
+            "windows_inherited": counts.windows_inherited,
+            "files_reread": counts.files_reread,
+            "bytes_reread": counts.bytes_reread,
+            "files_differing": counts.files_differing,
+            "runs_since_full": counts.runs_since_full,
             "image_hash": manifest.image_hash.to_string(),
             "map_root": manifest.map.reference.id.to_string(),
             "overlay_roots": roots,

@@ -128,6 +128,13 @@ impl<'a> Ext<'a> {
         self.needs_recovery
     }
 
+    /// Tells whether it was unmounted by whoever wrote it last, and no errors were found in it:
+    /// only then its times are as new as its content.
+    pub fn is_clean(&self) -> bool {
+        let state = self.superblock.state;
+        !self.needs_recovery && state.valid && !state.errors
+    }
+
     /// Returns how many blocks are read from the journal instead of from their place.
     pub fn replayed_blocks(&self) -> usize {
         self.replayed_blocks
