@@ -10,15 +10,10 @@ use std::path::Path;
 
 use memmap2::Mmap;
 use umbra_common::ObjectId;
+use umbra_common::id_table::{IdTable, Ids};
 
 use crate::backup::KnownIds;
 use crate::error::{Error, Result};
-
-const MAGIC: &[u8; 8] = b"UMBRAIDS";
-const VERSION: u16 = 1;
-/// Magic, version, store id, snapshot id, BLAKE3 of what follows.
-const HEADER_BYTES: usize = 8 + 2 + 16 + 32 + 32;
-const ID_BYTES: usize = 32;
 
 /// A table of known ids, or an empty one.
 #[derive(Debug, Default)]
@@ -47,14 +42,9 @@ impl KnownTable {
         // SAFETY: the file is this program's own, written aside and renamed into place, and
         // never written again; nobody else truncates files in the cache directory.
         let map = unsafe { Mmap::map(&file) }.ok()?;
-        let (header, ids) = map.split_at_checked(HEADER_BYTES)?;
-        let snapshot = ObjectId(header.get(26..58)?.try_into().ok()?);
-        let sound = header.get(..8)? == MAGIC
-            && header.get(8..10)? == VERSION.to_le_bytes()
-            && header.get(10..26)? == store
-            && ids.len() % ID_BYTES == 0
-            && header.get(58..90)? == table_check(&header[..58], ids);
-        sound.then_some(Self { map: Some(map), snapshot: Some(snapshot) })
+        let table = IdTable::decode(&map).filter(|table| table.store == *store)?;
+        let snapshot = Some(table.snapshot);
+        Some(Self { map: Some(map), snapshot })
     }
 
     /// Returns the snapshot that the table stands for.
@@ -64,7 +54,7 @@ impl KnownTable {
 
     /// Returns how many ids it holds.
     pub fn len(&self) -> usize {
-        self.ids().len() / ID_BYTES
+        self.ids().len()
     }
 
     /// Tells whether it holds none.
@@ -72,8 +62,8 @@ impl KnownTable {
         self.len() == 0
     }
 
-    fn ids(&self) -> &[u8] {
-        self.map.as_ref().and_then(|map| map.get(HEADER_BYTES..)).unwrap_or_default()
+    fn ids(&self) -> Ids<'_> {
+        self.map.as_ref().map(|map| Ids::of(map)).unwrap_or_default()
     }
 
     /// Writes the table of `key` aside and renames it to `path`. `ids` need not be sorted.
@@ -90,17 +80,7 @@ impl KnownTable {
         // writing a file that has its place already.
         let aside = tempfile::Builder::new().prefix(".").suffix(".tmp").tempfile_in(dir);
         let mut out = BufWriter::new(aside.map_err(context)?);
-        let mut header = Vec::with_capacity(HEADER_BYTES);
-        header.extend_from_slice(MAGIC);
-        header.extend_from_slice(&VERSION.to_le_bytes());
-        header.extend_from_slice(&key.store);
-        header.extend_from_slice(&key.snapshot.0);
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&header);
-        ids.iter().for_each(|id| {
-            hasher.update(&id.0);
-        });
-        header.extend_from_slice(hasher.finalize().as_bytes());
+        let header = IdTable::header(&key.store, key.snapshot, &ids);
         out.write_all(&header).map_err(context)?;
         ids.iter().try_for_each(|id| out.write_all(&id.0)).map_err(context)?;
         let aside = out.into_inner().map_err(|error| context(error.into_error()))?;
@@ -114,17 +94,9 @@ impl KnownTable {
     }
 }
 
-fn table_check(header: &[u8], ids: &[u8]) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(header);
-    hasher.update(ids);
-    *hasher.finalize().as_bytes()
-}
-
 impl KnownIds for KnownTable {
     fn contains(&self, id: &ObjectId) -> bool {
-        let (ids, _) = self.ids().as_chunks::<ID_BYTES>();
-        ids.binary_search(&id.0).is_ok()
+        self.ids().contains(id)
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod cbor;
 pub mod chunker;
+pub mod id_table;
 pub mod ids;
 pub mod image_hash;
 pub mod map;

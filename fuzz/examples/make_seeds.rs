@@ -6,12 +6,14 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use umbra_common::id_table::IdTable;
 use umbra_common::node::Node;
 use umbra_common::wire::{
     Ask, BaseState, Begin, Begun, Commit, Known, Label, List, ListEntry, Object, Reply, Request,
     SentObject, ServedObject, ToAgent, ToVault, frame,
 };
 use umbra_common::{Kind, ObjectId, Reference};
+use umbra_fsparse::testing::Mender;
 
 type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 
@@ -96,6 +98,86 @@ fn disks() -> Result<()> {
         seed("jbd2", &format!("journal-{flags}"), &[&head, &journal[..used], &rest])?;
     }
     Ok(())
+}
+
+/// Structures of ext as they stand in the images: each target's first input is what is there.
+fn structures() -> Result<()> {
+    for (base, (name, packed)) in (0_u8..).zip(umbra_fuzz::BASES) {
+        let image = zstd::stream::decode_all(*packed)?;
+        let mender = Mender::of(&image).ok_or("a base")?;
+        let bytes = |at: u64, len: u64| -> Result<&[u8]> {
+            let at = usize::try_from(at)?;
+            Ok(image.get(at..at + usize::try_from(len)?).ok_or("inside the image")?)
+        };
+        let inode = |number: u64| mender.inode_at(&image, number).ok_or("an inode");
+        let word = |at: u64| -> Result<u64> {
+            Ok(u64::from(u32::from_le_bytes(bytes(at, 4)?.try_into()?)))
+        };
+        // Fields as they are: features, geometry; a descriptor.
+        let patch = |at: u16, from: u64, len: u8| -> Result<Vec<u8>> {
+            Ok([&at.to_le_bytes()[..], &[len], bytes(from, u64::from(len))?].concat())
+        };
+        let superblock = [patch(0, 1024, 128)?, patch(1024, 2048, 64)?].concat();
+        seed("ext_superblock", name, &[&[base], &superblock])?;
+        for number in [1_u8, 11, 13, 15, 19] {
+            let all = patch(0, inode(u64::from(number) + 1)?, 128)?;
+            seed("ext_inode", &format!("{name}-{number}"), &[&[base, number], &all])?;
+        }
+        let root = inode(2)? + 0x28;
+        let has_extents = word(inode(2)? + 0x20)? & 0x8_0000 != 0;
+        let block = word(root + if has_extents { 20 } else { 0 })? * mender.block_size;
+        seed("ext_directory", name, &[&[base], bytes(block, 900)?])?;
+        seed("ext_directory", &format!("{name}-whole"), &[&[base], bytes(block, 1024)?])?;
+        let attributes = bytes(inode(12)? + 164, mender.inode_size.saturating_sub(164))?;
+        if !attributes.is_empty() {
+            seed("ext_xattrs", name, &[&[base, 255], attributes])?;
+        }
+    }
+    // A block of attributes: names at its beginning, values at its end.
+    let mut block = vec![0; 1024 - 32];
+    let entry = |prefix: u8, name: &[u8], at: u16, len: u8| {
+        let mut entry = vec![u8::try_from(name.len()).unwrap_or(0), prefix];
+        entry.extend_from_slice(&at.to_le_bytes());
+        entry.extend_from_slice(&[0, 0, 0, 0, len, 0, 0, 0, 0, 0, 0, 0]);
+        entry.extend_from_slice(name);
+        entry.resize(entry.len().next_multiple_of(4), 0);
+        entry
+    };
+    let entries = [entry(1, b"one", 1020, 4), entry(6, b"capability", 1000, 20)].concat();
+    block[..entries.len()].copy_from_slice(&entries);
+    block[1000 - 32..].fill(7);
+    for base in [0, 2, 3] {
+        seed("ext_xattrs", &format!("block-{base}"), &[&[base, 0], &block])?;
+    }
+    // A tree of two levels: the root leads to a leaf at the end of the image.
+    for (base, last) in [(2_u8, 223_u32), (4, 511), (6, 639)] {
+        let [index, leaf] = [0_u32, last].map(u32::to_le_bytes);
+        let extent = |logical: u32, len: u16, block: u32| {
+            [&logical.to_le_bytes()[..], &len.to_le_bytes(), &[0, 0], &block.to_le_bytes()].concat()
+        };
+        let root = [&[1, 1][..], &index, &leaf, &[0; 4]].concat();
+        let node = [&[2, 0][..], &extent(0, 3, last - 20), &extent(7, 2, last - 30)].concat();
+        seed("ext_extents", &format!("two-levels-{base}"), &[&[base, 0, 40, 0, 0], &root, &node])?;
+        let flat = [&[1, 0][..], &extent(0, 4, last - 9)].concat();
+        seed("ext_extents", &format!("flat-{base}"), &[&[base, 0, 16, 0, 0], &flat])?;
+    }
+    Ok(())
+}
+
+/// The two small files that no golden line has.
+fn small_files() -> Result<()> {
+    let mut lock = b"UMBRALCK\x01\0\x01\0".to_vec();
+    lock.extend_from_slice(&4711_u32.to_le_bytes());
+    lock.extend_from_slice(&8_u64.to_le_bytes());
+    lock.extend_from_slice(&1_700_000_000_000_000_000_i64.to_le_bytes());
+    let check = *blake3::hash(&lock).as_bytes();
+    seed("lock", "ended", &[&[0], &lock, &check])?;
+    seed("lock", "check-kept", &[&[1], &lock, &check])?;
+    let ids: Vec<ObjectId> = (0..5).map(|byte| ObjectId([byte; 32])).collect();
+    let header = IdTable::header(&[7; 16], ObjectId([9; 32]), &ids);
+    let body: Vec<u8> = ids.iter().flat_map(|id| id.0).collect();
+    seed("known_ids", "five", &[&[0], &header, &body])?;
+    seed("known_ids", "check-kept", &[&[1], &header, &body])
 }
 
 /// Numbers the nodes of a list, and names each child by its number in the first byte of its id.
@@ -284,6 +366,8 @@ fn text() -> Result<()> {
 
 fn main() -> Result<()> {
     disks()?;
+    structures()?;
+    small_files()?;
     nodes()?;
     store()?;
     wire()?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use umbra_fsparse::ext::{Ext, Journal};
-use umbra_fsparse::{ByteLen, FileType, Inode, InodeNumber, ReadAt, Visitor, Warning};
+use umbra_fsparse::{ByteLen, ByteRange, FileType, Inode, InodeNumber, ReadAt, Visitor, Warning};
 
 use crate::input::patch;
 use crate::limits::CountingDisk;
@@ -18,6 +18,7 @@ struct Checker {
     names: u64,
     extents: u64,
     attribute_bytes: usize,
+    used: Vec<ByteRange>,
 }
 
 impl Visitor for Checker {
@@ -61,6 +62,11 @@ impl Visitor for Checker {
     fn warning(&mut self, _: Warning) {
         self.warnings += 1;
     }
+
+    fn used(&mut self, range: ByteRange) {
+        assert!(range.end().0 <= self.volume.0, "what is used lies inside the volume");
+        self.used.push(range);
+    }
 }
 
 /// The image: see [`patch`]. Checksums are switched off in the superblock unless the first byte's
@@ -75,16 +81,80 @@ pub(crate) fn ext(input: &[u8]) {
             }
         }
     }
-    for journal in [Journal::Replay, Journal::Ignore] {
-        walk(&image, journal);
+    check_image(&image);
+}
+
+/// Walks an image as it is and as it is after the journal's recovery, and finds its free space.
+pub(crate) fn check_image(image: &[u8]) {
+    let after = walk(image, Journal::Replay);
+    // The feature that says that the journal holds changes; without it both walks are one.
+    let dirty = image.get(1024 + 0x60).is_some_and(|features| features & 4 != 0);
+    let before = if dirty { walk(image, Journal::Ignore) } else { None };
+    // As a backup does it: only what was walked to its end, with the state before the replay.
+    if let Some(after) = after.filter(|after| after.complete) {
+        check_free(image, before.map(|before| before.used), after.used);
     }
 }
 
-fn walk(image: &[u8], journal: Journal) {
+/// What a walk that came to its end used.
+struct Walked {
+    used: Vec<ByteRange>,
+    complete: bool,
+}
+
+/// Checks that no free range is one that something uses, and that they are what they promise.
+fn check_free(image: &[u8], before: Option<Vec<ByteRange>>, after: Vec<ByteRange>) {
+    let disk = CountingDisk::new(image);
+    let Ok(ext) = Ext::open(&disk, Journal::Replay) else { panic!("it was opened before") };
+    let older = Ext::open(&disk, Journal::Ignore).ok();
+    let older = older.as_ref().filter(|_| ext.needs_recovery());
+    let mut used = after;
+    match (older, before) {
+        (Some(_), Some(before)) => used.extend(before),
+        // Its walk before the replay did not come to its end: a backup asks no further.
+        (Some(_), None) => return,
+        _ => {}
+    }
+    let used = merged(used);
+    let Ok(free) = ext.free_space(older, &used) else { return };
+    assert!(free.doubt.is_some() || free.groups_kept == 0, "groups are kept for a reason");
+    let mut end = 0;
+    for range in &free.ranges {
+        assert!(!range.is_empty(), "an empty range");
+        assert!(range.start().0 > end || end == 0, "free ranges are sorted and do not adjoin");
+        assert!(range.start().0 >= 2048, "boot block and superblock are used");
+        end = range.end().0;
+        let next = used.partition_point(|used| used.end() <= range.start());
+        let clear = used.get(next).is_none_or(|used| used.start() >= range.end());
+        assert!(clear, "{range:?} is free and used");
+    }
+    assert!(end <= ext.len().0, "free space behind the file system");
+    let block = ext.block_size().0;
+    disk.check(32, 4 << 20);
+    assert!(free.ranges.iter().all(|range| range.start().0 % block == 0), "not whole blocks");
+}
+
+/// Sorts ranges and joins those that touch or overlap.
+fn merged(mut ranges: Vec<ByteRange>) -> Vec<ByteRange> {
+    ranges.sort_unstable_by_key(|range| range.start());
+    let mut joined: Vec<ByteRange> = Vec::new();
+    for range in ranges {
+        match joined.last_mut().filter(|last| range.start() <= last.end()) {
+            Some(last) => {
+                let end = last.end().max(range.end());
+                *last = ByteRange::between(last.start(), end).expect("sorted");
+            }
+            None => joined.push(range),
+        }
+    }
+    joined
+}
+
+fn walk(image: &[u8], journal: Journal) -> Option<Walked> {
     let disk = CountingDisk::new(image);
     let Ok(ext) = Ext::open(&disk, journal) else {
         disk.check(16, 4 << 20);
-        return;
+        return None;
     };
     assert!(!ext.is_empty() && ext.label().len() <= 16);
     let mut checker = Checker {
@@ -96,6 +166,7 @@ fn walk(image: &[u8], journal: Journal) {
         names: 0,
         extents: 0,
         attribute_bytes: 0,
+        used: Vec::new(),
     };
     let summary = ext.walk(&mut checker);
     // The walk's own bound: four times the blocks and inodes, and 4096, a block each.
@@ -107,11 +178,15 @@ fn walk(image: &[u8], journal: Journal) {
     assert!(checker.attribute_bytes as u64 <= disk.len().0 + (16 << 20), "bytes of attributes");
     let most = 3 * (size * (4 + 4 * block / 128) + 8192);
     assert!(checker.extents <= most, "{} extents", checker.extents);
-    if let Ok(summary) = summary {
+    let summary = summary.ok();
+    if let Some(summary) = &summary {
         assert!(checker.dirs.contains(&summary.root.0), "the root is no directory");
         assert!(!checker.named.contains(&summary.root.0), "the root has a name");
         assert!(!summary.complete || checker.warnings == 0, "complete, with warnings");
         checker.seen.remove(&summary.root.0);
         assert_eq!(checker.seen, checker.named, "an inode without a name");
     }
+    // `free_space` takes what COMPLETE walks used.
+    let complete = summary.is_some_and(|summary| summary.complete);
+    summary.map(|_| Walked { used: checker.used, complete })
 }

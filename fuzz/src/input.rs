@@ -38,6 +38,11 @@ fn bases() -> &'static [Patched] {
     })
 }
 
+/// Returns one of the bases.
+pub(crate) fn base_image(index: usize) -> Vec<u8> {
+    bases().get(index).map(|base| base.image.clone()).unwrap_or_default()
+}
+
 /// Returns the image that an input stands for: a base (low bits of the first byte) with patches (unit u16, offset
 /// u8, length u8, bytes), or, for bytes past the last base, the rest of the input as it is.
 pub fn patch(input: &[u8]) -> Vec<u8> {

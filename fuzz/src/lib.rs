@@ -11,6 +11,7 @@ mod input;
 mod limits;
 mod nodes;
 mod snapshots;
+mod structures;
 mod wire;
 
 pub use input::{BASES, Patched, patch};
@@ -22,6 +23,11 @@ pub type Target = (&'static str, fn(&[u8]));
 pub const TARGETS: &[Target] = &[
     ("partition", disks::partition),
     ("ext", ext::ext),
+    ("ext_superblock", structures::superblock),
+    ("ext_inode", structures::inode),
+    ("ext_extents", structures::extents),
+    ("ext_directory", structures::entries),
+    ("ext_xattrs", structures::attributes),
     ("jbd2", disks::jbd2),
     ("directory", nodes::directory),
     ("extent_list", nodes::extent_list),
@@ -33,6 +39,8 @@ pub const TARGETS: &[Target] = &[
     ("footer", umbra_store::testing::fuzz::footer),
     ("log", umbra_store::testing::fuzz::log),
     ("format", umbra_store::testing::fuzz::format),
+    ("lock", umbra_store::testing::fuzz::lock),
+    ("known_ids", snapshots::known_ids),
     ("wire_to_vault", wire::to_vault),
     ("wire_to_agent", wire::to_agent),
     ("token", wire::token),

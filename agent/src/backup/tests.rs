@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod free;
+mod hostile;
 mod many;
 mod skipping;
 mod small_changes;

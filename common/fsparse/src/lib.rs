@@ -18,6 +18,7 @@ mod units;
 pub mod ext;
 pub mod jbd2;
 pub mod partition;
+pub mod testing;
 
 pub use error::{Error, Result};
 pub use model::{

@@ -12,6 +12,7 @@ mod corpus_recover;
 mod devices;
 mod dirty_ext4;
 mod free_space;
+mod hostile;
 mod image_hash_script;
 mod interrupted;
 mod kills;

@@ -151,6 +151,11 @@ fn read_owner(file: &dyn VfsFile) -> Option<Owner> {
     Owner::decode(&bytes)
 }
 
+/// Decodes a lock file and encodes it again, for the fuzz target.
+pub(crate) fn encoded_again(bytes: &[u8]) -> Option<Vec<u8>> {
+    Owner::decode(bytes).map(Owner::encode)
+}
+
 /// The bytes of a lock file, for the golden test.
 #[cfg(test)]
 pub(crate) fn golden_lock() -> Vec<u8> {

@@ -23,14 +23,14 @@ static CRC16: Crc<u16> = Crc::<u16>::new(&crc::CRC_16_MODBUS);
 
 /// A running CRC-32C: a seed, or the checksum of what went through it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Crc32c(pub(super) u32);
+pub(crate) struct Crc32c(pub(crate) u32);
 
 impl Crc32c {
     /// The seed of everything that has no other.
-    pub(super) const START: Self = Self(!0);
+    pub(crate) const START: Self = Self(!0);
 
     /// Returns the checksum after `bytes` too.
-    pub(super) fn of(self, bytes: &[u8]) -> Self {
+    pub(crate) fn of(self, bytes: &[u8]) -> Self {
         // The crate takes its initial value the other way round than it gives its result.
         let mut digest = CRC32C.digest_with_initial(self.0.reverse_bits());
         digest.update(bytes);
@@ -39,7 +39,7 @@ impl Crc32c {
 }
 
 /// Returns the CRC-16 of the pieces, one after the other.
-pub(super) fn crc16(pieces: &[&[u8]]) -> u16 {
+pub(crate) fn crc16(pieces: &[&[u8]]) -> u16 {
     let mut digest = CRC16.digest();
     for piece in pieces {
         digest.update(piece);

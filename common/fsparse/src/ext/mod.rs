@@ -10,7 +10,7 @@
 mod acl;
 mod block_map;
 mod blocks;
-mod checksum;
+pub(crate) mod checksum;
 mod content;
 mod dir;
 mod extent_tree;

@@ -97,6 +97,15 @@ impl<'e> Reader<'e> {
         RawInode::parse(sb, number, at, scratch)
     }
 
+    /// Notes blocks that what is read uses. A block that the volume does not have, to which a
+    /// damaged tree may lead, is used by nobody.
+    pub(super) fn uses(&mut self, first: Block, count: u64) {
+        let count = count.min(self.blocks.end().0.saturating_sub(first.0));
+        if count > 0 {
+            self.used.push((first, count));
+        }
+    }
+
     /// Maps the content of an inode whose content is in blocks.
     ///
     /// # Errors
@@ -106,7 +115,7 @@ impl<'e> Reader<'e> {
             true => extent_tree::map(self, inode)?,
             false => block_map::map(self, inode)?,
         };
-        self.used.extend(mapping.used());
+        mapping.used().for_each(|(first, count)| self.uses(first, count));
         if !self.superblock.features.has(features::SHARED_BLOCKS) && mapping.shares_blocks() {
             mapping.damaged(inode.block_map().corrupt("two parts of it share a block"));
         }

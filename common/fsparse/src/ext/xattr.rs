@@ -71,7 +71,7 @@ pub(super) fn read(reader: &mut Reader<'_>, inode: &RawInode, bytes: &[u8]) -> R
     }
     if inode.xattr_block != 0 {
         reader.steps.take(1)?;
-        reader.used.push((Block(inode.xattr_block), 1));
+        reader.uses(Block(inode.xattr_block), 1);
         if let Err(error) = in_block(reader, inode, &mut attributes, &mut large) {
             attributes.damage.push(error);
         }

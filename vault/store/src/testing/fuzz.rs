@@ -10,6 +10,7 @@ use crate::bytes::{find_magic, narrow, wide};
 use crate::error::Error;
 use crate::format::StoreFormat;
 use crate::ids::{Digest, PackId, StoreId};
+use crate::lock::encoded_again;
 use crate::log::segment::{
     ChainEnd, LogRecord, SEGMENT_HEADER_BYTES, SegmentEntries, SegmentHeader,
 };
@@ -243,4 +244,19 @@ pub fn format(input: &[u8]) {
         Err(Error::Unsupported { found, .. }) => assert!(found.len() <= 3 * bytes.len()),
         Err(_) => {}
     }
+}
+
+/// Decodes a LOCK file; its check is mended as in [`pack`].
+///
+/// # Panics
+/// Where something that must hold does not.
+pub fn lock(input: &[u8]) {
+    let Some((flags, bytes)) = input.split_first() else { return };
+    let mut bytes = bytes.to_vec();
+    if flags & 1 == 0 {
+        let hash = hash_of(&[bytes.get(..32)]);
+        put(&mut bytes, 32, &hash);
+    }
+    let Some(again) = encoded_again(&bytes) else { return };
+    assert_eq!(encoded_again(&again).as_ref(), Some(&again), "an owner comes back");
 }
