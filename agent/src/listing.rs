@@ -61,6 +61,7 @@ pub fn to_json(listed: &Listed<'_>, columns: Columns, nodes: &dyn NodeSource) ->
     put("nlink", record.nlink.into());
     put("inode", record.inode.0.into());
     put("generation", record.generation.into());
+    put("flags", record.flags.into());
     if let Some(target) = &record.target {
         let (target, encoded) = text_of(target);
         put("target", target.into());
@@ -206,6 +207,7 @@ fn long_line(entry: &Entry, name: &str) -> String {
     let mtime = rfc3339(Timestamp { nanos: 0, ..record.mtime });
     let mtime = mtime.get(..19).unwrap_or(&mtime).replace('T', " ");
     let arrow = record.target.as_ref().map(|target| format!(" -> {}", display(target)));
+    let arrow = arrow.or_else(|| record.is_encrypted().then(|| " (encrypted)".into()));
     format!(
         "{} {:>3} {:>5} {:>5} {size:>12} {mtime} {name}{}",
         mode_text(record.file_type, record.mode),

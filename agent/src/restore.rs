@@ -130,7 +130,7 @@ pub struct Options {
 pub fn plan(browser: &Browser<'_>, selections: &[Selection], filter: &Filter) -> Result<Summary> {
     let mut summary = Summary::default();
     for selection in selections {
-        select::visit(browser, selection, filter, (), |(), _, visited| {
+        select::visit(browser, selection, filter, false, |in_encrypted, _, visited| {
             let found = match visited {
                 select::Visited::Lost { path, reason } => {
                     summary.damaged.add(&path, &reason);
@@ -140,6 +140,11 @@ pub fn plan(browser: &Browser<'_>, selections: &[Selection], filter: &Filter) ->
             };
             let wanted = u64::from(found.verdict == Verdict::Include);
             let record = &found.entry.record;
+            let is_dir = record.file_type == FileType::Dir;
+            if *in_encrypted || (record.is_encrypted() && !is_dir) {
+                summary.encrypted.total += wanted;
+                return Ok(Some(record.is_encrypted()));
+            }
             match record.file_type {
                 FileType::File => {
                     summary.files += wanted;
@@ -149,7 +154,7 @@ pub fn plan(browser: &Browser<'_>, selections: &[Selection], filter: &Filter) ->
                 FileType::Symlink => summary.symlinks += wanted,
                 _ => summary.special += wanted,
             }
-            Ok(Some(()))
+            Ok(Some(record.is_encrypted()))
         })?;
     }
     Ok(summary)

@@ -1,10 +1,11 @@
 //! What is on a disk: its partition table, its volumes, and the files of those that parse.
 
+use umbra_common::overlay::ENCRYPTED_FLAG;
 use umbra_common::snapshot::{FreePolicy, MAX_VOLUMES};
 use umbra_fsparse::ext::{Ext, FreeSpace, Journal};
 use umbra_fsparse::partition::{self, PartitionTable, TableKind};
 use umbra_fsparse::{
-    ByteLen, ByteOffset, ByteRange, Error, Inode, InodeNumber, ReadAt, Slice, Visitor,
+    ByteLen, ByteOffset, ByteRange, Error, FileType, Inode, InodeNumber, ReadAt, Slice, Visitor,
 };
 
 use crate::monitor::{Monitor, Notice};
@@ -187,12 +188,16 @@ fn look_at(
     }
     match Ext::open(&slice, Journal::Replay) {
         Ok(ext) => {
-            parse_ext(&ext, &mut volume, monitor);
+            parse_ext(&ext, &mut volume, options.free, monitor);
             if options.free == FreePolicy::Skip {
                 find_free((&ext, &slice), foreign, &mut volume, monitor);
             }
         }
-        Err(Error::NotFound { .. } | Error::Io { .. }) => {}
+        Err(Error::NotFound { .. }) => {}
+        Err(error @ Error::Io { .. }) => {
+            monitor.warning(notice(&volume.path, range.start(), &error));
+            volume.parse = Parse::None { reason: error.to_string() };
+        }
         Err(error) => {
             monitor.warning(notice(&volume.path, range.start(), &error));
             // Which of ext2, ext3 and ext4 only a superblock that was read can tell.
@@ -203,7 +208,7 @@ fn look_at(
     volume
 }
 
-fn parse_ext(ext: &Ext<'_>, volume: &mut Volume, monitor: &dyn Monitor) {
+fn parse_ext(ext: &Ext<'_>, volume: &mut Volume, free: FreePolicy, monitor: &dyn Monitor) {
     volume.kind = ext.kind();
     volume.left = if ext.is_clean() { Left::Clean } else { Left::Dirty };
     let label = String::from_utf8_lossy(ext.label()).into_owned();
@@ -213,7 +218,10 @@ fn parse_ext(ext: &Ext<'_>, volume: &mut Volume, monitor: &dyn Monitor) {
     for warning in ext.warnings() {
         monitor.warning(notice(&volume.path, base, &warning.error));
     }
-    let mut tree = FileTree::default();
+    let mut tree = match free {
+        FreePolicy::Skip => FileTree::keeping_used(),
+        _ => FileTree::default(),
+    };
     let outcome = ext.walk(&mut tree);
     let doubled = tree.sort();
     match &outcome {
@@ -229,12 +237,29 @@ fn parse_ext(ext: &Ext<'_>, volume: &mut Volume, monitor: &dyn Monitor) {
         }
         monitor.warning(notice);
     }
-    if doubled > 0 {
-        let message = format!("{doubled} names stand twice in one directory; one each is kept");
+    let tell = |message: String| {
         monitor.warning(Notice { subject: volume.path.clone(), at: Some(base), message });
+    };
+    if doubled > 0 {
+        tell(format!("{doubled} names stand twice in one directory; one each is kept"));
     }
+    let dropped = tree.names_dropped();
+    if dropped > 0 {
+        tell(format!(
+            "{dropped} names are left out of the listing: there are more than 4 GiB of names or \
+             2^32 inodes; the disk image has them"
+        ));
+    }
+    let encrypted = tree.inodes().iter().filter(|inode| is_locked(inode)).count();
+    if encrypted > 0 {
+        tell(format!(
+            "{encrypted} files and links are encrypted: they are kept as ciphertext, which only a \
+             recovered disk and their key make readable"
+        ));
+    }
+    let whole = doubled == 0 && dropped == 0;
     volume.parse = match (outcome, warnings.first()) {
-        (Ok(summary), None) if summary.complete && doubled == 0 => Parse::Full,
+        (Ok(summary), None) if summary.complete && whole => Parse::Full,
         (Ok(_), first) => Parse::Partial {
             reason: match first {
                 Some(first) if total > 1 => format!("{} (and {} more)", first.error, total - 1),
@@ -248,6 +273,11 @@ fn parse_ext(ext: &Ext<'_>, volume: &mut Volume, monitor: &dyn Monitor) {
         }
     };
     volume.tree = Some(tree);
+}
+
+/// Tells whether the content of a file, or the target of a link, is ciphertext.
+fn is_locked(inode: &Inode) -> bool {
+    inode.flags & ENCRYPTED_FLAG != 0 && inode.file_type != FileType::Dir
 }
 
 /// Finds the free space of a volume that was parsed in full; any doubt keeps it, with a warning.

@@ -30,10 +30,18 @@ pub struct FileTree {
     warnings: Vec<Warning>,
     warnings_total: u64,
     root: Option<u32>,
+    names_dropped: u64,
     used: Vec<ByteRange>,
+    keeps_used: bool,
 }
 
 impl FileTree {
+    /// Starts a tree that also keeps which ranges the walk says are used, for whoever looks for
+    /// free space; there may be as many as there are extents.
+    pub fn keeping_used() -> Self {
+        Self { keeps_used: true, ..Self::default() }
+    }
+
     /// Returns the inodes, in the order in which the walk gave them.
     pub fn inodes(&self) -> &[Inode] {
         &self.inodes
@@ -83,6 +91,11 @@ impl FileTree {
         merged(std::mem::take(&mut self.used))
     }
 
+    /// Counts the names that the tables have no room for: past 4 GiB of names or 2^32 inodes.
+    pub fn names_dropped(&self) -> u64 {
+        self.names_dropped
+    }
+
     /// Counts the names.
     pub fn entry_count(&self) -> usize {
         self.entries.len()
@@ -120,17 +133,45 @@ impl Visitor for FileTree {
         if let (Some(parent), Some(inode), Ok(name_start), Ok(name_len)) = known {
             self.names.extend_from_slice(name);
             self.entries.push(Entry { parent, inode, name_start, name_len });
+        } else {
+            self.names_dropped += 1;
         }
     }
 
     fn used(&mut self, range: ByteRange) {
-        self.used.push(range);
+        if self.keeps_used {
+            self.used.push(range);
+        }
     }
 
     fn warning(&mut self, warning: Warning) {
         self.warnings_total += 1;
         if self.warnings.len() < KEPT_WARNINGS {
             self.warnings.push(warning);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use umbra_fsparse::{ByteLen, ByteOffset, ByteRange, InodeNumber, Visitor};
+
+    use super::FileTree;
+
+    #[test]
+    fn what_has_no_room_is_counted() {
+        let mut tree = FileTree::default();
+        // Neither directory nor inode came before: as where the table of inodes is full.
+        tree.entry(InodeNumber(2), b"name", InodeNumber(12));
+        assert_eq!((tree.names_dropped(), tree.entry_count()), (1, 0));
+    }
+
+    #[test]
+    fn used_ranges_are_kept_on_demand() {
+        let range = ByteRange::new(ByteOffset(4096), ByteLen(4096)).unwrap_or_default();
+        for (mut tree, kept) in [(FileTree::default(), 0), (FileTree::keeping_used(), 1)] {
+            tree.used(range);
+            assert_eq!(tree.take_used().len(), kept);
         }
     }
 }

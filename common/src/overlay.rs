@@ -23,6 +23,9 @@ pub use record::{Extents, Record, Xattrs};
 
 /// The longest name of an entry, in bytes.
 pub const MAX_ENTRY_NAME_BYTES: usize = 1024;
+/// The inode flag of a file, directory or link that is encrypted (`FS_ENCRYPT_FL` of Linux
+/// `include/uapi/linux/fs.h`): of a directory the names, of the others the content.
+pub const ENCRYPTED_FLAG: u32 = 0x800;
 /// The longest target of a symbolic link, in bytes.
 pub const MAX_TARGET_BYTES: usize = 65_535;
 /// The longest name of an extended attribute, in bytes (`XATTR_NAME_MAX`).

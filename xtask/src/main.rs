@@ -7,6 +7,7 @@
 mod bench;
 mod ci;
 mod demo;
+mod diff_walk;
 mod disks;
 mod dist;
 mod env;
@@ -47,6 +48,8 @@ enum Command {
     Ci(ci::Options),
     /// Runs the fuzz targets: the committed inputs, or libFuzzer for a while.
     Fuzz(fuzz::Options),
+    /// Compares our walk of an image's ext file systems with the kernel's mount of a copy.
+    DiffWalk(diff_walk::Options),
     /// Makes the tarball and the Debian packages; `--check` runs them in fresh Debian systems.
     Dist(dist::Options),
     /// Checks the rules that the compiler does not: crate edges, file lengths, leftovers, pages.
@@ -61,7 +64,7 @@ enum Command {
 
 fn main() -> ExitCode {
     match run(Arguments::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("xtask: error: {error:#}");
             ExitCode::FAILURE
@@ -69,9 +72,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> Result<()> {
+fn run(command: Command) -> Result<ExitCode> {
+    // Builds nothing, and says itself what it needs of the machine.
+    if let Command::DiffWalk(options) = &command {
+        return diff_walk::run(options);
+    }
     let env = BuildEnv::find()?;
-    match command {
+    let done = match command {
+        Command::DiffWalk(_) => Ok(()),
         Command::Setup => setup::install(&env, setup::Purpose::Everything),
         Command::Demo(options) => demo::run(&env, &options),
         Command::Bench(options) => bench::run(&env, &options),
@@ -81,5 +89,6 @@ fn run(command: Command) -> Result<()> {
         Command::Dist(options) => dist::run(&env, &options),
         Command::Tidy => tidy::run(&env),
         Command::Fmt { check } => ci::format(&env, check),
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }

@@ -88,9 +88,7 @@ pub struct ChunkSummary {
 
 struct Sink<'a> {
     known: &'a dyn KnownIds,
-    out: Sender<Vec<NewChunk>>,
-    /// New chunks of the batch that is being worked through.
-    new: Vec<NewChunk>,
+    out: Sender<NewChunk>,
     table: HashMap<ObjectId, u32>,
     summary: ChunkSummary,
     origin: Origin,
@@ -136,12 +134,11 @@ impl<'a> ChunkStage<'a> {
         survey: &'a Survey,
         known: &'a dyn KnownIds,
         device_len: ByteLen,
-        out: Sender<Vec<NewChunk>>,
+        out: Sender<NewChunk>,
     ) -> Self {
         let sink = Sink {
             known,
             out,
-            new: Vec::new(),
             table: HashMap::new(),
             summary: ChunkSummary::default(),
             origin: Origin::Residue,
@@ -197,7 +194,7 @@ impl<'a> ChunkStage<'a> {
                 return Err(failure);
             }
         }
-        self.sink.hand_on()
+        Ok(())
     }
 
     /// Ends the stage.
@@ -341,15 +338,6 @@ impl Sink<'_> {
         }
     }
 
-    /// Gives the new chunks of one batch to the next stage.
-    fn hand_on(&mut self) -> Result<()> {
-        if self.new.is_empty() {
-            return Ok(());
-        }
-        let sent = self.out.send(std::mem::take(&mut self.new));
-        sent.map_err(|_| Error::Internal("the upload stage has ended".into()))
-    }
-
     fn index_of(&mut self, id: ObjectId, bytes: &[u8]) -> u32 {
         if let Some(&index) = self.table.get(&id) {
             return index;
@@ -361,7 +349,10 @@ impl Sink<'_> {
         self.table.insert(id, index);
         self.summary.ids.push(id);
         if !self.known.contains(&id) {
-            self.new.push(NewChunk { id, bytes: bytes.to_vec(), origin: self.origin });
+            let chunk = NewChunk { id, bytes: bytes.to_vec(), origin: self.origin };
+            if self.out.send(chunk).is_err() {
+                self.failure = Some(Error::Internal("the upload stage has ended".into()));
+            }
         }
         index
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use umbra_common::Reference;
 use umbra_common::node::NodeSink;
-use umbra_common::overlay::{ContentHash, DirectoryWriter, Record, write_root};
+use umbra_common::overlay::{ContentHash, DirectoryWriter, ENCRYPTED_FLAG, Record, write_root};
 use umbra_fsparse::{FileType, Inode};
 
 use super::plan::FileItem;
@@ -133,6 +133,10 @@ impl Builder<'_> {
     fn content(&self, inode: &Inode, position: u32) -> Result<ContentHash> {
         if inode.file_type != FileType::File {
             return Ok(ContentHash::NotAFile);
+        }
+        // What was read is ciphertext: its hash would be that of no content.
+        if inode.flags & ENCRYPTED_FLAG != 0 {
+            return Ok(ContentHash::Encrypted);
         }
         if inode.size.0 == 0 {
             return Ok(ContentHash::Blake3(*blake3::hash(b"").as_bytes()));

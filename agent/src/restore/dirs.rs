@@ -135,6 +135,12 @@ impl Dirs {
         self.list.get(id.0).map_or(b"", |planned| &planned.path)
     }
 
+    /// Tells whether the names in a directory are ciphertext.
+    pub fn is_encrypted(&self, id: DirId) -> bool {
+        let entry = self.list.get(id.0).and_then(|planned| planned.entry.as_ref());
+        entry.is_some_and(|entry| entry.record.is_encrypted())
+    }
+
     /// Opens a directory, which is made first where that is still to be done.
     ///
     /// # Errors

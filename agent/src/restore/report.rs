@@ -81,6 +81,8 @@ pub struct Summary {
     pub damaged: Named,
     /// Files with zeros where the backup could not read the disk.
     pub incomplete: Named,
+    /// What is encrypted, or lies in an encrypted directory, and was left out.
+    pub encrypted: Named,
     /// What an ordinary user may not set.
     pub refused: RefusedCounts,
 }

@@ -24,6 +24,9 @@ use crate::fetch;
 /// Files that are sorted by their place on the disk together; bounds the memory of a restore.
 const SLICE_FILES: usize = 32 << 10;
 
+/// Why what is encrypted is left out.
+const LOCKED: &str = "it is encrypted, and the key is not in the snapshot";
+
 /// A restore under way.
 pub(super) struct Run<'a> {
     content: ContentReader<'a>,
@@ -120,6 +123,12 @@ impl<'a> Run<'a> {
         if found.verdict != Verdict::Include {
             return Ok(Some(id));
         }
+        // Its name is none that it ever had. It is not made, and what is in it is named below.
+        if !name.is_empty() && self.dirs.is_encrypted(parent) {
+            let path = self.dirs.path(id).to_vec();
+            self.summary.encrypted.add(&path, LOCKED);
+            return Ok(Some(id));
+        }
         match self.dirs.open(id) {
             Ok(_) => Ok(Some(id)),
             Err(error) => {
@@ -145,6 +154,11 @@ impl<'a> Run<'a> {
     fn object(&mut self, volume: usize, dir: DirId, name: &[u8], entry: Entry) -> Result<()> {
         let group = group_of(volume, &entry);
         let (path, name) = (self.dirs.path_in(dir, name), name.to_vec());
+        // Ciphertext must not pass for the file, nor what encodes its name for the name.
+        if entry.record.is_encrypted() || self.dirs.is_encrypted(dir) {
+            self.summary.encrypted.add(&path, LOCKED);
+            return Ok(());
+        }
         let job = FileJob { dir, name, path, entry, group };
         match job.entry.record.file_type {
             FileType::File => {

@@ -3,8 +3,7 @@
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::{Advice, OFlags, SeekFrom};
-use rustix::io::Errno;
+use rustix::fs::{Advice, OFlags};
 use umbra_common::ByteOffset;
 
 use super::Target;
@@ -21,35 +20,10 @@ const ALIGNMENT: usize = 4096;
 #[derive(Debug)]
 pub struct Medium<'t> {
     target: &'t Target,
-    direct: bool,
-}
-
-/// Room for a piece, aligned as reading past the page cache wants it.
-#[derive(Debug)]
-pub struct Piece {
-    bytes: Vec<u8>,
+    buffer: Vec<u8>,
+    /// First aligned byte of the buffer.
     start: usize,
-    len: usize,
-}
-
-impl Default for Piece {
-    /// Makes room for [`PIECE_BYTES`].
-    fn default() -> Self {
-        let bytes = vec![0_u8; PIECE_BYTES + ALIGNMENT];
-        let start = bytes.as_ptr().align_offset(ALIGNMENT);
-        Self { bytes, start, len: 0 }
-    }
-}
-
-impl Piece {
-    /// Returns what was read last.
-    pub fn bytes(&self) -> &[u8] {
-        self.bytes.get(self.start..).and_then(|rest| rest.get(..self.len)).unwrap_or_default()
-    }
-
-    fn room(&mut self, len: usize) -> Option<&mut [u8]> {
-        self.bytes.get_mut(self.start..)?.get_mut(..len)
-    }
+    direct: bool,
 }
 
 impl Target {
@@ -67,38 +41,23 @@ impl Target {
             device::drop_cached_blocks(&self.file);
         }
         let direct = rustix::fs::fcntl_setfl(&self.file, OFlags::DIRECT).is_ok();
-        Ok(Medium { target: self, direct })
+        let buffer = vec![0_u8; PIECE_BYTES + ALIGNMENT];
+        let start = buffer.as_ptr().align_offset(ALIGNMENT);
+        Ok(Medium { target: self, buffer, start, direct })
     }
 }
 
 impl Medium<'_> {
-    /// Returns where the next bytes stand that the file system has given a place to, at or after
-    /// `offset` and not after `end`, rounded down to the alignment. What lies before is a hole of
-    /// the file, which reads as zeros. A device has none.
-    pub fn next_data(&self, offset: ByteOffset, end: ByteOffset) -> ByteOffset {
-        if self.target.aside.is_none() {
-            return offset;
-        }
-        let data = match rustix::fs::seek(&self.target.file, SeekFrom::Data(offset.0)) {
-            Ok(data) => data.min(end.0),
-            // Nothing but holes up to the end of the file.
-            Err(Errno::NXIO) => end.0,
-            Err(_) => offset.0,
-        };
-        let aligned = if data == end.0 { data } else { data - data % ALIGNMENT as u64 };
-        ByteOffset(aligned.max(offset.0))
-    }
-
     /// Reads `len` bytes, at most [`PIECE_BYTES`], at a multiple of the alignment.
     ///
     /// # Errors
     /// [`crate::Error::Io`] with the target.
-    pub fn read(&mut self, offset: ByteOffset, len: usize, piece: &mut Piece) -> Result<()> {
+    pub fn read(&mut self, offset: ByteOffset, len: usize) -> Result<&[u8]> {
         let failed = |source| self.target.failed("read back", source);
         let whole = len.next_multiple_of(ALIGNMENT);
-        piece.len = 0;
-        let room = piece.room(whole).ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
-        let mut read = fill(self.target, offset, room, len);
+        let piece = self.buffer.get_mut(self.start..).and_then(|rest| rest.get_mut(..whole));
+        let piece = piece.ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
+        let mut read = fill(self.target, offset, piece, len);
         if self.direct
             && read.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL))
         {
@@ -106,11 +65,10 @@ impl Medium<'_> {
             rustix::fs::fcntl_setfl(&self.target.file, OFlags::empty())
                 .map_err(|error| failed(error.into()))?;
             self.direct = false;
-            read = fill(self.target, offset, room, len);
+            read = fill(self.target, offset, piece, len);
         }
         read.map_err(failed)?;
-        piece.len = len;
-        Ok(())
+        Ok(piece.get(..len).unwrap_or_default())
     }
 }
 

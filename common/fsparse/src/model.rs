@@ -132,7 +132,7 @@ pub struct Inode {
     pub generation: u32,
     /// Number of a device node.
     pub rdev: Option<DeviceNumber>,
-    /// Target of a symbolic link.
+    /// Target of a symbolic link; none where that is encrypted.
     pub target: Option<Vec<u8>>,
     /// Extended attributes, sorted by name.
     pub xattrs: Vec<Xattr>,
@@ -166,7 +166,8 @@ pub trait Visitor {
     /// Takes one name: `name` in directory `parent` is `inode`.
     ///
     /// The name is non-empty raw bytes, is neither `.` nor `..`, and holds neither NUL nor `/`:
-    /// the parser reports such names as warnings and leaves them out.
+    /// the parser reports such names as warnings and leaves them out. A name that is encrypted
+    /// comes as Linux shows it without the key.
     fn entry(&mut self, parent: InodeNumber, name: &[u8], inode: InodeNumber);
 
     /// Takes blocks of the volume that something walked uses: content of any kind, unwritten

@@ -5,12 +5,9 @@
 
 mod support;
 
-use support::{
-    Image,
-    compare::{Places, compare_tree},
-    corpus, walk,
-};
+use support::{corpus, decompress, walk};
 use umbra_fsparse::ext::{Ext, Journal};
+use umbra_walkdiff::compare::{Places, compare_tree, lines};
 
 #[test]
 fn ext4_default_4k() {
@@ -58,7 +55,7 @@ fn check(name: &str, kind: &str) {
         println!("skipped: no shared/corpus beside the repository");
         return;
     };
-    let image = Image::decompress(&corpus.join(format!("{name}.img.zst")));
+    let image = decompress(&corpus.join(format!("{name}.img.zst")));
     let manifest = support::manifest(&corpus.join(format!("{name}.manifest.jsonl.zst")));
     let ext = Ext::open(&image, Journal::Replay).unwrap();
     assert_eq!(ext.kind(), kind);
@@ -66,8 +63,8 @@ fn check(name: &str, kind: &str) {
     let tree = walk(&ext);
     assert_eq!(tree.warnings, []);
     assert!(tree.summary.complete);
-    let (compared, problems) = compare_tree(&image, &tree, &manifest, Places::Compared);
+    let (compared, differences) = compare_tree(&image, &tree, &manifest, Places::Compared);
     println!("{name}: {compared:?}");
-    assert!(problems.is_empty(), "{} problems:\n{}", problems.len(), problems.join("\n"));
+    assert!(differences.is_empty(), "{} differences:\n{}", differences.len(), lines(&differences));
     assert!(compared.extents > 50 && compared.contents > 50 && compared.entries > 100);
 }

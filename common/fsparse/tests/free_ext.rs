@@ -1,55 +1,26 @@
 //! Free space against e2fsprogs and the kernel: what is called free may hold anything.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
-mod dirty_image;
 mod support;
 
 use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
-use dirty_image::{Mount, Variant, make, run, skip_reason};
 use support::{
-    Image, kernel_tree,
-    made::{noise, tools},
+    Image,
+    made::{noise, run, tools},
 };
 use tempfile::TempDir;
 use umbra_fsparse::{
     ByteRange, Inode, InodeNumber, ReadAt, Visitor, Warning,
     ext::{Ext, FreeSpace, Journal},
 };
+use umbra_walkdiff::{
+    kernel::{Mount, skip_reason},
+    made::{State, VARIANTS, Variant, make},
+};
 
-/// Arguments of mke2fs for images of 64 MiB.
-const VARIANTS: &[&[&str]] = &[
-    &["-t", "ext4", "-b", "1024"],
-    &["-t", "ext4", "-b", "4096"],
-    &["-t", "ext4", "-b", "65536", "-N", "8192"],
-    &["-t", "ext2", "-b", "1024"],
-    &["-t", "ext3", "-b", "2048"],
-    &["-t", "ext4", "-b", "1024", "-O", "^metadata_csum,uninit_bg"],
-    &["-t", "ext4", "-b", "1024", "-O", "^flex_bg"],
-    &["-t", "ext4", "-b", "1024", "-O", "64bit,meta_bg,^resize_inode"],
-    &["-t", "ext4", "-b", "1024", "-O", "sparse_super2,^resize_inode"],
-    &["-t", "ext4", "-O", "bigalloc", "-C", "32768", "-N", "8192"],
-    &["-t", "ext4", "-b", "1024", "-O", "bigalloc", "-C", "8192"],
-    &["-t", "ext4", "-b", "4096", "-O", "mmp,project,ea_inode,inline_data", "-I", "512"],
-];
-
-/// What the kernel changes while it is mounted.
-const DIRTY: &[Variant] = &[
-    Variant { name: "default 4k", mkfs: &["-t", "ext4", "-b", "4096"], mount: "rw" },
-    Variant {
-        name: "data=journal, uninit_bg",
-        mkfs: &["-t", "ext4", "-b", "1024", "-O", "^metadata_csum,uninit_bg"],
-        mount: "data=journal",
-    },
-    Variant {
-        name: "bigalloc",
-        mkfs: &["-t", "ext4", "-b", "1024", "-O", "bigalloc", "-C", "16384"],
-        mount: "rw",
-    },
-    Variant { name: "1k", mkfs: &["-t", "ext4", "-b", "1024"], mount: "rw" },
-    Variant { name: "ext3 2k", mkfs: &["-t", "ext3", "-b", "2048"], mount: "rw" },
-    Variant { name: "data=journal", mkfs: &["-t", "ext4", "-b", "4096"], mount: "data=journal" },
-];
+/// What the kernel changes while it is mounted; the first few always.
+const DIRTY: [&str; 6] = ["4k", "uninit-data", "bigalloc-1k", "1k", "ext3-2k", "data-4k"];
 
 /// Collects what a walk uses.
 #[derive(Default)]
@@ -161,8 +132,9 @@ fn a_clean_file_system_has_the_free_blocks_that_e2fsprogs_lists() {
         return;
     }
     let dir = TempDir::new().unwrap();
-    for mkfs in VARIANTS {
-        let image = Image(made(&dir, mkfs));
+    for variant in VARIANTS {
+        let mkfs = variant.name;
+        let image = Image(made(&dir, variant.mkfs));
         let free = free_of(&image).unwrap();
         assert_eq!((free.groups_kept, &free.doubt), (0, &None), "{mkfs:?}");
         let path = dir.path().join("made.img");
@@ -185,7 +157,8 @@ fn a_bitmap_in_doubt_keeps_its_group() {
         return;
     }
     let dir = TempDir::new().unwrap();
-    for mkfs in [VARIANTS[0], VARIANTS[3], VARIANTS[5]] {
+    for mkfs in ["1k", "ext2-1k", "uninit-1k"] {
+        let mkfs = Variant::named(mkfs).mkfs;
         let image = Image(made(&dir, mkfs));
         let free = free_of(&image).unwrap();
         let path = dir.path().join("made.img");
@@ -218,7 +191,7 @@ fn a_flipped_bit_in_any_bitmap_gives_no_used_block_away() {
         return;
     }
     let dir = TempDir::new().unwrap();
-    let mut image = Image(made(&dir, VARIANTS[0]));
+    let mut image = Image(made(&dir, Variant::named("1k").mkfs));
     let free = kib(&free_of(&image).unwrap());
     let output = run(Command::new("dumpe2fs").arg(dir.path().join("made.img")));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -246,8 +219,8 @@ fn a_file_system_that_proves_nothing_keeps_everything() {
     }
     let dir = TempDir::new().unwrap();
     // s_state: the kernel found errors; not unmounted and no journal.
-    for (mkfs, state) in [(VARIANTS[1], 3u16), (VARIANTS[3], 0), (VARIANTS[3], 2)] {
-        let mut image = Image(made(&dir, mkfs));
+    for (mkfs, state) in [("4k", 3u16), ("ext2-1k", 0), ("ext2-1k", 2)] {
+        let mut image = Image(made(&dir, Variant::named(mkfs).mkfs));
         assert!(free_of(&image).is_ok());
         let path = dir.path().join("made.img");
         let request = format!("set_super_value state {state}");
@@ -269,19 +242,24 @@ fn what_is_free_on_a_mounted_file_system_may_hold_anything() {
         return;
     }
     let full = std::env::var_os("UMBRA_TEST_FULL").is_some();
-    let variants = if full { DIRTY } else { &DIRTY[..3] };
-    for (number, variant) in (1..).zip(variants) {
-        let seed = number * 100_000;
-        let dirty = make(variant, seed, |mount| {
-            // A file that is deleted and still open, blocks freed in the journal alone, blocks
-            // promised to a file.
+    let names = if full { &DIRTY[..] } else { &DIRTY[..3] };
+    for (number, name) in (1..).zip(names) {
+        let variant = Variant::named(name);
+        // A file that is deleted and still open, blocks freed in the journal alone, blocks
+        // promised to a file.
+        let promised = |mount: &Mount| {
             let script = "import os, sys\n\
                 fd = os.open(sys.argv[1], os.O_CREAT | os.O_RDWR)\n\
                 os.posix_fallocate(fd, 0, 1 << 20)\n\
                 os.fsync(fd)\n";
-            run(Command::new("python3").args(["-c", script]).arg(mount.0.join("promised")));
-        });
-        spoiled_copy_is_as_good(variant, &dirty.bytes);
+            let path = mount.dir().join("promised");
+            run(Command::new("python3").args(["-c", script]).arg(path));
+            Ok(())
+        };
+        let dirty = make(variant, State::Dirty, number * 100_000, promised).unwrap();
+        if let Some(dirty) = dirty.or_say(variant) {
+            spoiled_copy_is_as_good(variant, &dirty.bytes().unwrap());
+        }
     }
 }
 
@@ -302,9 +280,9 @@ fn spoiled_copy_is_as_good(variant: &Variant, bytes: &[u8]) {
     spoil(&mut copy, &free);
     fs::write(&spoiled, copy).unwrap();
     let seen = [&whole, &spoiled].map(|path| {
-        let mount = Mount::new(path, path.with_extension("mount"), "noatime");
-        let tree = kernel_tree(&mount.0);
-        drop(mount);
+        let mount = Mount::new(path, None, path.with_extension("mount"), "noatime").unwrap();
+        let tree = mount.manifest().unwrap();
+        mount.unmount().unwrap();
         tree
     });
     assert!(seen[0].len() > 500, "{}", variant.name);

@@ -22,23 +22,7 @@ use umbra_fsparse::{
     InodeNumber, ReadAt, ReadError, Timestamp, Visitor, Warning,
     ext::{Ext, Journal},
 };
-
-/// Arguments of mke2fs, each with the tree of `make_tree`.
-const VARIANTS: &[&[&str]] = &[
-    &["-t", "ext4", "-b", "1024"],
-    &["-t", "ext4", "-b", "2048"],
-    &["-t", "ext4", "-b", "4096"],
-    &["-t", "ext4", "-b", "65536", "-N", "8192"],
-    &["-t", "ext2", "-b", "1024"],
-    &["-t", "ext2", "-b", "4096", "-r", "0"],
-    &["-t", "ext3", "-b", "2048"],
-    &["-t", "ext4", "-O", "^metadata_csum,uninit_bg"],
-    &["-t", "ext4", "-O", "^64bit", "-I", "128"],
-    &["-t", "ext4", "-O", "64bit,meta_bg,^resize_inode", "-b", "1024"],
-    &["-t", "ext4", "-O", "casefold,encrypt,verity"],
-    &["-t", "ext4", "-O", "bigalloc", "-C", "32768", "-N", "8192"],
-    &["-t", "ext4", "-O", "^filetype"],
-];
+use umbra_walkdiff::made::{VARIANTS, Variant};
 
 fn make_tree(top: &Path) {
     for (number, size) in [0, 1, 59, 60, 61, 1023, 4096, 4097, 70_000, 5_000_000].iter().enumerate()
@@ -79,8 +63,12 @@ fn trees_come_back_as_they_were_written() {
     if !tools() {
         return;
     }
-    for mkfs in VARIANTS {
-        let made = Made::new(mkfs, "64M", make_tree);
+    // With inline_data mke2fs 1.47 forgets the hole that a file ends with, and so its size (the
+    // kernel reads what we read): `kernel_ext` has those kinds.
+    let whole = |variant: &&Variant| !variant.mkfs.iter().any(|arg| arg.contains("inline_data"));
+    for variant in VARIANTS.iter().filter(whole) {
+        let mkfs = variant.name;
+        let made = Made::new(variant.mkfs, "64M", make_tree);
         let image = made.image();
         let tree = clean_walk(&image);
         let source = made.dir.path().join("tree");
@@ -104,7 +92,7 @@ fn trees_come_back_as_they_were_written() {
                 let target = fs::read_link(&place).unwrap();
                 assert_eq!(inode.target.as_deref(), Some(target.as_os_str().as_encoded_bytes()));
             } else if path == "far" {
-                assert_eq!(inode.size.0, theirs.len());
+                assert_eq!(inode.size.0, theirs.len(), "{mkfs} {path}");
                 let sum: u64 = inode.extents.iter().map(|e| e.volume.len().0).sum();
                 assert!(sum <= 131_072, "{mkfs:?}: {sum}");
                 let bytes = content_from(&image, inode, 2 << 30, 3000);

@@ -10,47 +10,28 @@ use umbra_fsparse::{
     jbd2::{JournalGeometry, Replay, replay},
 };
 
-use dirty_image::{Dirty, Image, Variant, make, run, skip_reason, sync};
+use umbra_walkdiff::{
+    image::Image,
+    kernel::{Mount, skip_reason},
+    made::{Made, State, Variant, make},
+    run,
+};
 
-mod dirty_image;
-
-const VARIANTS: &[Variant] = &[
-    Variant { name: "default 1k", mkfs: &["-t", "ext4"], mount: "rw" },
-    Variant { name: "default 4k", mkfs: &["-t", "ext4", "-b", "4096"], mount: "rw" },
-    Variant {
-        name: "small journal, 1k",
-        mkfs: &["-t", "ext4", "-b", "1024", "-J", "size=1"],
-        mount: "rw",
-    },
-    Variant {
-        name: "no metadata_csum",
-        mkfs: &["-t", "ext4", "-b", "4096", "-O", "^metadata_csum"],
-        mount: "rw",
-    },
-    Variant { name: "no 64bit", mkfs: &["-t", "ext4", "-b", "4096", "-O", "^64bit"], mount: "rw" },
-    Variant {
-        name: "neither",
-        mkfs: &["-t", "ext4", "-b", "2048", "-O", "^64bit,^metadata_csum"],
-        mount: "rw",
-    },
-    Variant { name: "ext3", mkfs: &["-t", "ext3", "-b", "4096"], mount: "rw" },
-    Variant { name: "ext3 1k", mkfs: &["-t", "ext3", "-b", "1024"], mount: "rw" },
-    Variant { name: "data=journal", mkfs: &["-t", "ext4", "-b", "4096"], mount: "data=journal" },
-    Variant {
-        name: "data=journal, no checksums, 1k",
-        mkfs: &["-t", "ext4", "-b", "1024", "-O", "^64bit,^metadata_csum"],
-        mount: "data=journal",
-    },
-    Variant {
-        name: "checksums of version 1",
-        mkfs: &["-t", "ext4", "-b", "4096", "-O", "^metadata_csum"],
-        mount: "journal_checksum",
-    },
-    Variant {
-        name: "asynchronous commits",
-        mkfs: &["-t", "ext4", "-b", "4096"],
-        mount: "journal_async_commit,data=writeback",
-    },
+/// Each its own kind of journal, or of what stands in it.
+const JOURNALS: [&str; 13] = [
+    "1k",
+    "4k",
+    "small-journal",
+    "no-csum",
+    "no-64bit",
+    "no-csum-2k",
+    "ext3-4k",
+    "ext3-1k",
+    "ext3-data",
+    "data-4k",
+    "data-no-csum",
+    "journal-csum-v1",
+    "async-commit",
 ];
 
 #[test]
@@ -59,9 +40,10 @@ fn replays_as_e2fsck_does() {
         println!("SKIPPED: {reason}");
         return;
     }
-    for (number, variant) in (1..).zip(VARIANTS) {
+    for (number, name) in (1..).zip(JOURNALS) {
+        let variant = Variant::named(name);
         let seed = number * 100;
-        let dirty = make(variant, seed, |_| {});
+        let Some(dirty) = dirty(variant, seed, |_| {}) else { continue };
         let (replay, warnings) = read(&dirty).unwrap();
         assert_eq!(warnings, [], "{}", variant.name);
         let escaped = replay.iter().filter(|(_, copy)| copy.escaped).count();
@@ -81,17 +63,14 @@ fn revoked_blocks_keep_the_data_that_came_after() {
         println!("SKIPPED: {reason}");
         return;
     }
-    for (number, mkfs) in (1..).zip([
-        &["-t", "ext4", "-b", "1024"],
-        &["-t", "ext3", "-b", "1024"],
-        &["-t", "ext4", "-b", "4096"],
-    ]) {
-        let variant = Variant { name: "revokes", mkfs, mount: "rw" };
-        let dirty = make(&variant, number * 7, |mount| revoke(&mount.0));
+    for (number, name) in (1..).zip(["1k", "ext3-1k", "4k"]) {
+        let variant = Variant::named(name);
+        let revokes = |mount: &Mount| revoke(mount.dir());
+        let Some(dirty) = dirty(variant, number * 7, revokes) else { continue };
         let (replay, warnings) = read(&dirty).unwrap();
         assert_eq!(warnings, []);
         let changed = compare(&dirty, &replay, variant.name);
-        println!("{} {mkfs:?}: {} blocks, {changed} changed", variant.name, replay.len());
+        println!("{name}: {} blocks, {changed} changed", replay.len());
     }
 }
 
@@ -119,26 +98,37 @@ fn fast_commits_are_unsupported_until_a_full_commit() {
         println!("SKIPPED: {reason}");
         return;
     }
-    let mkfs = &["-t", "ext4", "-b", "4096", "-O", "fast_commit"];
-    let variant = Variant { name: "fast commits", mkfs, mount: "rw" };
-    let dirty = make(&variant, 1, |mount| {
-        // One full commit, and an fsync that needs no second one.
-        sync(mount);
-        let file = fs::File::create(mount.0.join("file")).unwrap();
-        file.sync_all().unwrap();
-    });
-    let error = read(&dirty).unwrap_err();
+    let variant = Variant { extra: &[], ..*Variant::named("fast-commit") };
+    let new_file = |mount: &Mount| {
+        fs::File::create(mount.dir().join("file")).unwrap().sync_all().unwrap();
+    };
+    // One full commit, and an fsync that needs no second one.
+    let commit_and_fsync = |mount: &Mount| {
+        mount.sync().unwrap();
+        new_file(mount);
+    };
+    let Some(fast) = dirty(&variant, 1, commit_and_fsync) else { return };
+    let error = read(&fast).unwrap_err();
     assert!(matches!(error, Error::Unsupported { feature: "fast commits", .. }), "{error}");
 
-    let dirty = make(&variant, 3, |mount| {
-        let file = fs::File::create(mount.0.join("file")).unwrap();
-        file.sync_all().unwrap();
-        sync(mount);
-    });
-    let (replay, warnings) = read(&dirty).unwrap();
+    let fsync_and_commit = |mount: &Mount| {
+        new_file(mount);
+        mount.sync().unwrap();
+    };
+    let Some(full) = dirty(&variant, 3, fsync_and_commit) else { return };
+    let (replay, warnings) = read(&full).unwrap();
     assert_eq!(warnings, []);
     println!("{}: {} blocks", variant.name, replay.len());
-    compare(&dirty, &replay, variant.name);
+    compare(&full, &replay, variant.name);
+}
+
+/// Makes a file system that was copied while mounted; says so where that cannot be.
+fn dirty(variant: &Variant, seed: u32, finish: impl FnOnce(&Mount)) -> Option<Made> {
+    let finish = |mount: &Mount| {
+        finish(mount);
+        Ok(())
+    };
+    make(variant, State::Dirty, seed, finish).unwrap().or_say(variant)
 }
 
 /// The geometry of the journal, from e2fsprogs.
@@ -150,7 +140,7 @@ struct Geometry {
 
 impl Geometry {
     fn of(image: &Path) -> Self {
-        let header = run(Command::new("dumpe2fs").arg("-h").arg(image));
+        let header = run(Command::new("dumpe2fs").arg("-h").arg(image)).unwrap();
         let header = String::from_utf8_lossy(&header.stdout).into_owned();
         assert!(header.contains(" needs_recovery "), "the image is clean: {header}");
         let field = |name: &str| -> u64 {
@@ -158,7 +148,7 @@ impl Geometry {
             line.rsplit(' ').next().unwrap().parse().unwrap()
         };
         let block_size = field("Block size:");
-        let stat = run(Command::new("debugfs").args(["-c", "-R", "stat <8>"]).arg(image));
+        let stat = run(Command::new("debugfs").args(["-c", "-R", "stat <8>"]).arg(image)).unwrap();
         let stat = String::from_utf8_lossy(&stat.stdout).into_owned();
         let (_, list) = stat.split_once("EXTENTS:").or(stat.split_once("BLOCKS:")).expect(&stat);
         let journal = list
@@ -184,10 +174,10 @@ fn blocks(text: &str, block_size: u64) -> ByteRange {
     ByteRange::new(start, ByteLen((last + 1 - first) * block_size)).unwrap()
 }
 
-fn read(dirty: &Dirty) -> Result<(Replay, Vec<Warning>), Error> {
-    let geometry = Geometry::of(&dirty.copy("read.img"));
+fn read(dirty: &Made) -> Result<(Replay, Vec<Warning>), Error> {
+    let geometry = Geometry::of(dirty.image());
     replay(
-        &Image(&dirty.bytes),
+        &Image(dirty.bytes().unwrap()),
         &JournalGeometry {
             block_size: geometry.block_size,
             fs_blocks: geometry.fs_blocks,
@@ -207,8 +197,8 @@ fn different(a: &[u8], b: &[u8], block_size: usize) -> BTreeMap<usize, usize> {
 
 /// Writes every copy home and compares with what e2fsck makes of the image. Returns the number
 /// of blocks that e2fsck changed.
-fn compare(dirty: &Dirty, replay: &Replay, name: &str) -> usize {
-    let path = dirty.copy("e2fsck.img");
+fn compare(dirty: &Made, replay: &Replay, name: &str) -> usize {
+    let path = dirty.copy("e2fsck.img").unwrap();
     let geometry = Geometry::of(&path);
     let block_size = geometry.block_size as usize;
     let status = Command::new("e2fsck").args(["-E", "journal_only", "-y"]).arg(&path).output();
@@ -216,7 +206,8 @@ fn compare(dirty: &Dirty, replay: &Replay, name: &str) -> usize {
     assert!(matches!(status.status.code(), Some(0 | 1)), "{name}: {status:?}");
     let mut expected = fs::read(&path).unwrap();
 
-    let mut found = dirty.bytes.clone();
+    let before = dirty.bytes().unwrap();
+    let mut found = before.clone();
     for (block, copy) in replay.iter() {
         let from = copy.volume.start().0 as usize;
         let to = block as usize * block_size;
@@ -233,7 +224,7 @@ fn compare(dirty: &Dirty, replay: &Replay, name: &str) -> usize {
     }
     assert_eq!(different(&expected, &found, block_size), BTreeMap::new(), "{name}");
     // The comparison means something: this many blocks differ without the replay.
-    different(&expected, &dirty.bytes, block_size).len()
+    different(&expected, &before, block_size).len()
 }
 
 /// The fields of the superblock that e2fsck sets when it has replayed: `s_wtime`, `s_state`,

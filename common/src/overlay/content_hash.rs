@@ -21,6 +21,8 @@ pub enum ContentHash {
     Excluded,
     /// Its extents contradict the file system (damage).
     Damaged,
+    /// What stands on the disk is ciphertext, and the key is not there.
+    Encrypted,
 }
 
 impl ContentHash {
@@ -42,6 +44,7 @@ impl ContentHash {
             Self::HoleBudget => Some("hole budget"),
             Self::Excluded => Some("excluded"),
             Self::Damaged => Some("damaged"),
+            Self::Encrypted => Some("encrypted"),
         }
     }
 
@@ -54,6 +57,7 @@ impl ContentHash {
             Self::HoleBudget => writer.uint(3_u64),
             Self::Excluded => writer.uint(4_u64),
             Self::Damaged => writer.uint(5_u64),
+            Self::Encrypted => writer.uint(6_u64),
         }
     }
 
@@ -68,6 +72,7 @@ impl ContentHash {
             3 => Ok(Self::HoleBudget),
             4 => Ok(Self::Excluded),
             5 => Ok(Self::Damaged),
+            6 => Ok(Self::Encrypted),
             number => Err(reader.unknown(number)),
         }
     }

@@ -9,7 +9,7 @@ use crate::{ByteLen, ByteOffset, Error, Kind, Reference, Result};
 use super::extent::{Extent, maximal, read_list, write_list};
 use super::xattrs;
 use super::{
-    ContentHash, MAX_ENTRY_NAME_BYTES, MAX_INLINE_EXTENTS, MAX_INLINE_XATTR_BYTES,
+    ContentHash, ENCRYPTED_FLAG, MAX_ENTRY_NAME_BYTES, MAX_INLINE_EXTENTS, MAX_INLINE_XATTR_BYTES,
     MAX_TARGET_BYTES, MAX_XATTR_NODES,
 };
 
@@ -120,6 +120,11 @@ impl Record {
         };
         record.check()?;
         Ok(record)
+    }
+
+    /// Tells whether its content (of a directory: the names in it) is ciphertext.
+    pub fn is_encrypted(&self) -> bool {
+        self.flags & ENCRYPTED_FLAG != 0
     }
 
     /// Checks what no record may say: what fails here cannot be written.

@@ -11,6 +11,7 @@ mod corpus_files;
 mod corpus_recover;
 mod devices;
 mod dirty_ext4;
+mod encrypted;
 mod free_space;
 mod hostile;
 mod image_hash_script;

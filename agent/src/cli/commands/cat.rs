@@ -4,7 +4,7 @@ use std::io::{BufWriter, Write};
 
 use umbra_fsparse::FileType;
 
-use crate::browse::{Browser, Links, damage_in, display};
+use crate::browse::{Browser, Links, damage_in, display, short};
 use crate::cli::{CatArgs, Global, Output};
 use crate::content::{Piece, for_zeros};
 use crate::error::{Error, Result};
@@ -19,7 +19,7 @@ const BUFFER_BYTES: usize = 256 << 10;
 /// # Errors
 /// [`Error::NotFound`], [`Error::Usage`] for something that has no content. [`Error::Damage`] comes
 /// after the bytes that could be read, [`Error::Partial`] after zeros for what the backup could not
-/// read.
+/// read, and without a byte for what is encrypted.
 pub fn run(global: &Global, args: &CatArgs, output: &Output) -> Result<()> {
     let (name, path) = split_path(&args.target)?;
     let opened = Opened::new(global, name)?;
@@ -30,6 +30,16 @@ pub fn run(global: &Global, args: &CatArgs, output: &Output) -> Result<()> {
             what: format!("{} is no regular file", display(path)),
             hint: "`umbra ls` shows what it is, `umbra restore` brings it back".into(),
         });
+    }
+    if place.entry.record.is_encrypted() {
+        let id = opened.snapshot.reference.id.to_string();
+        let (path, id) = (display(path), short(&id));
+        let what = format!(
+            "{path} of snapshot {id} is encrypted (fscrypt): what was backed up is ciphertext, and \
+             the key is not in the snapshot; bring the whole disk back with `umbra recover {id} \
+             --to FILE`, mount it and unlock the file there"
+        );
+        return Err(Error::Partial { what });
     }
     let failed = |source| Error::Io { what: "write to", path: "standard output".into(), source };
     let content = opened.content()?;

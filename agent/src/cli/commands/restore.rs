@@ -117,6 +117,7 @@ fn report(
         ("failed", &summary.failed),
         ("kept", &summary.kept),
         ("incomplete", &summary.incomplete),
+        ("encrypted", &summary.encrypted),
     ];
     for (what, list) in named {
         for line in &list.list {
@@ -169,6 +170,7 @@ fn report(
         "failed": summary.failed.total,
         "damaged": summary.damaged.total,
         "incomplete": summary.incomplete.total,
+        "encrypted": summary.encrypted.total,
         "refused": refused_json(summary),
         "duration_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
     }))
@@ -216,6 +218,11 @@ fn verdict(summary: &Summary, args: &RestoreArgs, opened: &Opened) -> Result<()>
         (&summary.failed, "could not be written"),
         (&summary.kept, "with other content in the way, not written over (see --overwrite)"),
         (&summary.incomplete, "with zeros where the backup could not read the disk"),
+        (
+            &summary.encrypted,
+            "left out, being encrypted without their key (`umbra recover` the whole disk, and \
+             unlock them there)",
+        ),
     ];
     for (named, reason) in reasons {
         if named.total > 0 {

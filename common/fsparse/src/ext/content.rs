@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use super::{
     features,
-    inode::{BLOCK_MAP_AT, BLOCK_MAP_LEN, FLAG_EXTENTS, FLAG_INLINE, RawInode},
+    inode::{BLOCK_MAP_AT, BLOCK_MAP_LEN, FLAG_ENCRYPT, FLAG_EXTENTS, FLAG_INLINE, RawInode},
     mapping::{self, Mapping},
     reader::Reader,
     xattr::{Attributes, place},
@@ -108,6 +108,13 @@ fn symlink(
     let too_long = raw.size > u64::from(reader.superblock.block_size);
     if raw.size == 0 || too_long {
         return Err(raw.block_map().corrupt("absurd length of a symbolic link"));
+    }
+    if raw.has(FLAG_ENCRYPT) {
+        // Ciphertext with its length before it: not a target, and none is made of it.
+        if !raw.has(FLAG_INLINE) && !is_fast(reader, raw) {
+            inode.extents = sound(reader.map(raw)?)?.extents(reader.blocks);
+        }
+        return Ok(());
     }
     let target = if raw.has(FLAG_INLINE) {
         inline_target(reader, raw, attributes, len)?

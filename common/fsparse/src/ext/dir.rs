@@ -6,7 +6,7 @@
 //! (`__ext4_check_dir_entry`), `fs/ext4/namei.c` (`ext4_dirblock_csum_verify`,
 //! `ext4_dx_csum_verify`).
 
-use super::{checksum::Crc32c, fields::Fields};
+use super::{checksum::Crc32c, dirhash::NameHash, fields::Fields};
 use crate::{ByteOffset, Result};
 
 const STRUCTURE: &str = "directory block";
@@ -23,6 +23,23 @@ pub(super) struct Entry<'b> {
     pub(super) inode: u32,
     /// Its bytes, unchecked.
     pub(super) name: &'b [u8],
+    /// What its record has behind the name, from the next multiple of four on.
+    pub(super) behind: &'b [u8],
+}
+
+impl Entry<'_> {
+    /// Returns the hash that a folded and encrypted directory stores behind each name.
+    ///
+    /// SOURCE: `struct ext4_dir_entry_hash`.
+    pub(super) fn stored_hash(&self) -> NameHash {
+        let word = |at: usize| -> Option<u32> {
+            Some(u32::from_le_bytes(*self.behind.get(at..)?.first_chunk()?))
+        };
+        match (word(0), word(4)) {
+            (Some(major), Some(minor)) => NameHash { major, minor },
+            _ => NameHash::default(),
+        }
+    }
 }
 
 /// What a block of a directory is checked against.
@@ -89,11 +106,14 @@ impl<'b> Entries<'b> {
             return Err(self.fields.corrupt("a name longer than its record"));
         }
         let name_at = self.at.saturating_add(HEADER);
+        let behind_at = name_at.saturating_add(name_len).next_multiple_of(4);
         self.at = self.at.saturating_add(len);
         if inode == 0 {
             return Ok(None);
         }
-        Ok(Some(Entry { inode, name: self.fields.slice(name_at, name_len)? }))
+        let name = self.fields.slice(name_at, name_len)?;
+        let behind = self.fields.slice(behind_at, self.at.saturating_sub(behind_at))?;
+        Ok(Some(Entry { inode, name, behind }))
     }
 }
 

@@ -22,6 +22,7 @@ pub(super) enum Feature {
 }
 
 pub(super) const HAS_JOURNAL: Feature = Feature::Compatible(0x4);
+pub(super) const DIR_INDEX: Feature = Feature::Compatible(0x20);
 pub(super) const SPARSE_SUPER2: Feature = Feature::Compatible(0x200);
 
 pub(super) const RECOVER: Feature = Feature::Incompatible(0x4);

@@ -29,6 +29,8 @@ pub(super) const FLAG_EA_INODE: u32 = 0x20_0000;
 pub(super) const FLAG_INLINE: u32 = 0x1000_0000;
 /// Content and names are encrypted.
 pub(super) const FLAG_ENCRYPT: u32 = 0x800;
+/// Is a directory that folds the case of its names.
+pub(super) const FLAG_CASEFOLD: u32 = 0x4000_0000;
 const FLAG_HUGE_FILE: u32 = 0x4_0000;
 
 const EXTRA_OF_STRUCT: u16 = 32;

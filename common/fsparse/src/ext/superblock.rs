@@ -4,6 +4,7 @@
 
 use super::{
     checksum::Crc32c,
+    dirhash::HashRules,
     features::{self, Features},
     fields::{Fields, join},
 };
@@ -72,6 +73,8 @@ pub(super) struct Superblock {
     pub(super) state: State,
     /// Blocks that follow the descriptors for a file system that grows (with resize_inode).
     pub(super) reserved_descriptor_blocks: u32,
+    /// How names are hashed.
+    pub(super) hashes: HashRules,
     /// The block of multiple-mount protection, 0 where there is none.
     pub(super) mmp_block: u64,
 }
@@ -139,6 +142,7 @@ impl Superblock {
             hurd: fields.u32(0x48)? == CREATOR_HURD,
             state: state(&fields)?,
             reserved_descriptor_blocks: u32::from(fields.u16(0xce)?),
+            hashes: HashRules::parse(&fields)?,
             mmp_block: join(fields.u32(0x168)?, fields.u32(0x16c)?),
         };
         superblock.check_inodes(&fields)?;

@@ -7,8 +7,9 @@ use super::{
     dir::{Entries, Rules},
     features,
     fields::{Fields, byte_len},
-    inode::{FLAG_EA_INODE, FLAG_ENCRYPT, FLAG_INDEX, FLAG_INLINE, RawInode},
+    inode::{FLAG_CASEFOLD, FLAG_EA_INODE, FLAG_ENCRYPT, FLAG_INDEX, FLAG_INLINE, RawInode},
     mapping::Run,
+    nokey::Names,
     reader::Reader,
     xattr,
 };
@@ -17,6 +18,8 @@ use crate::{Error, ExtentKind, FileType, InodeNumber, Result, Visitor, WalkSumma
 const ROOT: u32 = 2;
 /// Names of a directory that are held at once: their inodes are read in order of numbers.
 const BATCH: usize = 16384;
+/// Where the first block of a hash tree says which hash it has (`struct dx_root_info`).
+const HASH_VERSION_AT: usize = 28;
 
 /// Walks the whole tree.
 ///
@@ -113,11 +116,6 @@ impl Walker<'_, '_> {
         if raw.has(FLAG_EA_INODE) {
             return Err(raw.block_map().corrupt("it holds an attribute's value and has a name"));
         }
-        // What stands there is no content and no target, and must not pass for one. A directory
-        // is itself no secret: it is told when it is listed.
-        if raw.has(FLAG_ENCRYPT) && matches!(raw.file_type, FileType::File | FileType::Symlink) {
-            return Err(encrypted(&raw));
-        }
         let attributes = xattr::read(&mut self.reader, &raw, bytes)?;
         // Inodes may share trees and attributes, which cost little to read again and much to keep.
         let lens = attributes.list.iter().map(|xattr| [xattr.name.len(), xattr.value.len()]);
@@ -144,14 +142,9 @@ impl Walker<'_, '_> {
     fn directory(&mut self, number: u32) -> Result<()> {
         let mut bytes = core::mem::take(&mut self.scratch);
         let raw = self.reader.inode(number, &mut bytes);
-        let listed = raw.and_then(|raw| {
-            if raw.has(FLAG_ENCRYPT) {
-                return Err(encrypted(&raw));
-            }
-            match raw.has(FLAG_INLINE) {
-                true => self.inline_directory(&raw, &bytes),
-                false => self.block_directory(&raw),
-            }
+        let listed = raw.and_then(|raw| match raw.has(FLAG_INLINE) {
+            true => self.inline_directory(&raw, &bytes),
+            false => self.block_directory(&raw),
         });
         self.scratch = bytes;
         self.tell_used();
@@ -162,8 +155,9 @@ impl Walker<'_, '_> {
     fn inline_directory(&mut self, raw: &RawInode, bytes: &[u8]) -> Result<()> {
         // The damage of other attributes was told when the inode was given.
         let attributes = xattr::read(&mut self.reader, raw, bytes)?;
+        let names = self.names(raw, None)?;
         for piece in content::inline_directory(raw, bytes, &attributes)? {
-            self.entries(raw.number, Ok(Entries::of_inline(piece.at, piece.bytes)))?;
+            self.entries(raw.number, names, Ok(Entries::of_inline(piece.at, piece.bytes)))?;
         }
         Ok(())
     }
@@ -176,6 +170,7 @@ impl Walker<'_, '_> {
         let superblock = self.reader.superblock;
         let checksums = superblock.features.has(features::METADATA_CSUM);
         let rules = Rules { seed: checksums.then_some(raw.seed), indexed: raw.has(FLAG_INDEX) };
+        let names = self.names(raw, mapping.runs.first())?;
         let blocks = raw.size.div_ceil(u64::from(superblock.block_size));
         let mut next = 0;
         for run in &mapping.runs {
@@ -188,7 +183,7 @@ impl Walker<'_, '_> {
             next = run.logical_end();
             if !run.unwritten {
                 let count = run.count.min(blocks.saturating_sub(run.logical));
-                self.block_run(raw, rules, Run { count, ..*run })?;
+                self.block_run(raw, (rules, names), Run { count, ..*run })?;
             }
         }
         if next < blocks {
@@ -197,7 +192,38 @@ impl Walker<'_, '_> {
         Ok(())
     }
 
-    fn block_run(&mut self, raw: &RawInode, rules: Rules, run: Run) -> Result<()> {
+    /// Tells how the directory's names are shown; `first` is where its blocks begin.
+    fn names(&mut self, raw: &RawInode, first: Option<&Run>) -> Result<Names> {
+        if !raw.has(FLAG_ENCRYPT) {
+            return Ok(Names::Plain);
+        }
+        let superblock = self.reader.superblock;
+        if raw.has(FLAG_CASEFOLD) {
+            return Ok(Names::Stored);
+        }
+        let indexed = raw.has(FLAG_INDEX);
+        let one_block = raw.size.checked_div(u64::from(superblock.block_size)) == Some(1);
+        let hashed = indexed || one_block || raw.has(FLAG_INLINE);
+        if !superblock.features.has(features::DIR_INDEX) || !hashed {
+            return Ok(Names::Unhashed);
+        }
+        let mut version = superblock.hashes.default_version;
+        if let Some(run) = first.filter(|run| indexed && run.logical == 0 && !run.unwritten) {
+            let structure = "directory block";
+            let at = self.reader.blocks.place(run.first);
+            let bytes = self.reader.nodes.block(self.reader.blocks, run.first);
+            let bytes = bytes.map_err(|source| Error::Io { structure, source })?;
+            version = Fields::new(structure, at, bytes).u8(HASH_VERSION_AT)?;
+        }
+        Ok(Names::Hashed(superblock.hashes, version))
+    }
+
+    fn block_run(
+        &mut self,
+        raw: &RawInode,
+        (rules, names): (Rules, Names),
+        run: Run,
+    ) -> Result<()> {
         for ahead in 0..run.count {
             self.reader.steps.take(1)?;
             let block = super::blocks::Block(run.first.0.saturating_add(ahead));
@@ -206,7 +232,7 @@ impl Walker<'_, '_> {
             let bytes = self.reader.nodes.block(self.reader.blocks, block);
             let bytes = bytes.map_err(|source| Error::Io { structure, source });
             let entries = bytes.and_then(|bytes| Entries::of_block(rules, at, bytes));
-            let (count, damage) = self.batch.take(raw.number, at, entries);
+            let (count, damage) = self.batch.take(raw.number, at, (entries, names));
             for error in damage {
                 self.warn(Some(raw.id()), error);
             }
@@ -218,9 +244,14 @@ impl Walker<'_, '_> {
         Ok(())
     }
 
-    fn entries(&mut self, directory: u32, entries: Result<Entries<'_>>) -> Result<()> {
+    fn entries(
+        &mut self,
+        directory: u32,
+        names: Names,
+        entries: Result<Entries<'_>>,
+    ) -> Result<()> {
         let at = super::superblock::AT;
-        let (count, damage) = self.batch.take(directory, at, entries);
+        let (count, damage) = self.batch.take(directory, at, (entries, names));
         for error in damage {
             self.warn(Some(id(directory)), error);
         }
@@ -283,11 +314,12 @@ impl Batch {
         &mut self,
         directory: u32,
         at: crate::ByteOffset,
-        entries: Result<Entries<'_>>,
+        (entries, names): (Result<Entries<'_>>, Names),
     ) -> (u64, Vec<Error>) {
         let fields = Fields::new("directory", at, &[]);
         let before = self.entries.len();
         let mut damage = Vec::new();
+        let mut scratch = Vec::new();
         let entries = match entries {
             Ok(entries) => entries,
             Err(error) => return (0, alloc::vec![error]),
@@ -303,12 +335,17 @@ impl Batch {
             match entry.name {
                 b"." if entry.inode != directory => {
                     damage.push(fields.corrupt("its name for itself leads elsewhere"));
+                    continue;
                 }
-                b"." | b".." => {}
-                name if name.is_empty() || name.iter().any(|&b| b == 0 || b == b'/') => {
+                b"." | b".." => continue,
+                _ => {}
+            }
+            match names.show(&entry, &mut scratch) {
+                None => damage.push(fields.corrupt("a name too short to be encrypted")),
+                Some(name) if name.is_empty() || name.iter().any(|&b| b == 0 || b == b'/') => {
                     damage.push(fields.corrupt("a name that no file can have"));
                 }
-                name => {
+                Some(name) => {
                     let start = self.names.len();
                     self.names.extend_from_slice(name);
                     let end = self.names.len();
@@ -322,15 +359,6 @@ impl Batch {
 
 fn hole(raw: &RawInode) -> Error {
     raw.block_map().corrupt("a part of the directory is missing")
-}
-
-fn encrypted(raw: &RawInode) -> Error {
-    let feature = match raw.file_type {
-        FileType::Dir => "the key of an encrypted directory",
-        FileType::Symlink => "the key of an encrypted symbolic link",
-        _ => "the key of an encrypted file",
-    };
-    Error::Unsupported { structure: "inode", at: raw.at, feature }
 }
 
 fn corrupt(reason: &'static str) -> Error {

@@ -4,7 +4,7 @@ use std::{
     fs,
     io::Write,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
 };
 
 use tempfile::TempDir;
@@ -20,6 +20,11 @@ pub fn tools() -> bool {
         println!("SKIPPED: no {name}");
     }
     missing.is_none()
+}
+
+/// Runs a program that must succeed.
+pub fn run(command: &mut Command) -> Output {
+    umbra_walkdiff::run(command).unwrap()
 }
 
 /// Returns bytes that repeat nowhere and hold no zero.

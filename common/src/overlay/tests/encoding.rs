@@ -17,6 +17,7 @@ fn any_content() -> impl Strategy<Value = ContentHash> {
         Just(ContentHash::HoleBudget),
         Just(ContentHash::Excluded),
         Just(ContentHash::Damaged),
+        Just(ContentHash::Encrypted),
     ]
 }
 
@@ -136,6 +137,7 @@ fn numbers_of_kinds_codecs_types_and_reasons_are_frozen() {
         (3, ContentHash::HoleBudget),
         (4, ContentHash::Excluded),
         (5, ContentHash::Damaged),
+        (6, ContentHash::Encrypted),
     ];
     for (number, reason) in reasons {
         let read = first(&[(0, &name), (19, &|w| w.uint(number as u64))]);
