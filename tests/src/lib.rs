@@ -44,6 +44,14 @@ pub fn python() -> Command {
     Command::new(std::env::var_os("UMBRA_PYTHON").unwrap_or_else(|| "python3".into()))
 }
 
+/// Makes and checks GPT tables. By itself sgdisk ends with a sync of the whole machine, which no test
+/// image needs.
+pub fn sgdisk() -> Command {
+    let mut command = Command::new("eatmydata");
+    command.arg("sgdisk");
+    command
+}
+
 /// Runs a helper program that must succeed, and returns its standard output.
 ///
 /// # Errors

@@ -101,6 +101,12 @@ const PACKAGES: &[Package] = &[
         reason: "makes and checks GPT disks",
     },
     Package {
+        debian_name: "eatmydata",
+        needed_for: For::TestsAndDemo,
+        probe: Probe::Program("eatmydata"),
+        reason: "keeps sgdisk from syncing the whole machine for a test image",
+    },
+    Package {
         debian_name: "attr",
         needed_for: For::Tests,
         probe: Probe::Program("setfattr"),

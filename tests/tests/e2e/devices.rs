@@ -19,7 +19,7 @@ use serde_json::Value;
 use umbra_tests::images::{Noise, make_ext4, write_noise};
 use umbra_tests::json::{Answer, text};
 use umbra_tests::programs::{Home, Programs};
-use umbra_tests::{is_root, must, skip};
+use umbra_tests::{is_root, must, sgdisk, skip};
 
 const SECTOR: u64 = 512;
 
@@ -191,7 +191,7 @@ fn partitioned(home: &Home, name: &str, sector: u64) -> Result<PathBuf> {
     file.set_len((44 << 20) + 3 * sector)?;
     let device = Loop::with(&image, &["--sector-size", &sector.to_string()])?;
     let first = (1 << 20) / sector;
-    let mut sgdisk = Command::new("sgdisk");
+    let mut sgdisk = sgdisk();
     sgdisk.args(["-a", "8", "-n", &format!("1:{first}:+16M"), "-n", "2:0:+16M"]).arg(&device.path);
     must(&mut sgdisk)?;
     must(Command::new("blockdev").arg("--flushbufs").arg(&device.path))?;

@@ -4,7 +4,6 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -14,7 +13,7 @@ use umbra_tests::json::{Answer, Running, number, text};
 use umbra_tests::programs::{Home, Programs};
 use umbra_tests::proxy::Proxy;
 use umbra_tests::vault::Vault;
-use umbra_tests::{is_root, must, python, skip};
+use umbra_tests::{is_root, must, python, sgdisk, skip};
 
 const SKIP: [&str; 2] = ["--skip-unchanged", "metadata"];
 /// A file that changed so short before it was read is read once more.
@@ -384,7 +383,7 @@ fn volumes_are_judged_one_by_one_over_a_line_that_breaks() -> Result<()> {
         format!("--new={number}:{}:{}", at / 512, (at + len) / 512 - 1)
     };
     let args = [part(1, starts[0], bytes[0]), part(2, starts[1], bytes[1])];
-    must(Command::new("sgdisk").args(args).arg(&image))?;
+    must(sgdisk().args(args).arg(&image))?;
     let put = |part: &Path, at: u64| -> Result<()> {
         let file = OpenOptions::new().write(true).open(&image)?;
         Ok(file.write_all_at(&fs::read(part)?, at)?)

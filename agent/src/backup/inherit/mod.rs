@@ -89,8 +89,6 @@ pub(super) struct Inheritance {
     /// Unchanged files that are read, with the hash that has to come out.
     expected: HashMap<FileItem, ContentHash>,
     skipped: Skipped,
-    /// What was read to find that out.
-    bytes_read: u64,
 }
 
 /// Chunks of the clean windows, each once, and their runs, in the order of the disk: what the chunk
@@ -177,20 +175,23 @@ fn attempt(
         Ok(volumes) => volumes,
         Err(because) => return Ok(read_all(because)),
     };
-    let (prepared, adopted) = match prepare(scene, skip, base, &volumes, plan) {
+    let mut bytes_read = 0;
+    let prepared = prepare(scene, skip, base, &volumes, plan, &mut bytes_read);
+    let (prepared, adopted) = match prepared {
         Ok(prepared) => prepared,
         Err(damage) => {
             let message =
                 format!("the base snapshot cannot be read ({damage}): everything is read instead");
             monitor.warning(Notice { subject: "vault".into(), at: None, message });
-            return Ok(read_all(format!("the base snapshot cannot be read: {damage}")));
+            let because = format!("the base snapshot cannot be read: {damage}");
+            return Ok(Attempt::ReadAll { because, differing: 0, bytes_read });
         }
     };
     let source = (device, survey);
     let runs = adopted.runs.len();
     let base = Some((&prepared.clean, adopted));
     let (mut read, mut chunks) = read_planned(job, source, &prepared.plan, base, counts, monitor)?;
-    read.bytes_read += prepared.bytes_read;
+    read.bytes_read += bytes_read;
     let contradictions = prepared.settle(survey, &mut chunks, runs);
     if contradictions.is_empty() {
         let (len, skipped) = (device.len(), prepared.skipped);
@@ -205,26 +206,27 @@ fn attempt(
     })
 }
 
-/// Finds out what need not be read. An error, in words, is damage of the base.
+/// Finds out what need not be read; adds what was read for it to `bytes_read`. An error, in words,
+/// is damage of the base.
 fn prepare(
     scene: Scene<'_>,
     skip: &Skip<'_>,
     base: &Base,
     volumes: &[parent::SameVolume],
     plan: &Plan,
+    bytes_read: &mut u64,
 ) -> Result<(Inheritance, Adopted), String> {
     let Scene { device, survey, monitor, .. } = scene;
     let unchanged = files::unchanged(survey, skip.nodes, volumes)?;
     // Of the others the blocks are residue.
     let owned = plan.files.iter().filter_map(|item| Some((*item, *unchanged.get(item)?)));
-    let mut bytes_read = 0;
     let trusted = owned.filter(|(item, _)| {
         files::inode_of(survey, *item).is_some_and(|(inode, start)| {
-            !written_below::by_swapping(device, inode, start, &mut bytes_read)
+            !written_below::by_swapping(device, inode, start, bytes_read)
         })
     });
     let unchanged: HashMap<FileItem, ContentHash> = trusted.collect();
-    let found = windows::find(device, survey, plan, &unchanged, (base, skip.nodes))?;
+    let found = windows::find(device, survey, plan, &unchanged, (base, skip.nodes), bytes_read)?;
     let mut skipped = Skipped {
         windows_inherited: found.clean.windows.len() as u64,
         runs_since_full: base.manifest.counts.runs_since_full.saturating_add(1),
@@ -257,9 +259,8 @@ fn prepare(
         free: without(&plan.free, &clean),
     };
     monitor.advance(clean.iter().map(|range| range.len().0).sum());
-    let windows::Found { clean, adopted, .. } = found;
-    bytes_read += found.bytes_read;
-    let inheritance = Inheritance { plan: rest, clean, inherited, expected, skipped, bytes_read };
+    let windows::Found { clean, adopted } = found;
+    let inheritance = Inheritance { plan: rest, clean, inherited, expected, skipped };
     Ok((inheritance, adopted))
 }
 

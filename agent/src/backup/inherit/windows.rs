@@ -39,17 +39,17 @@ const HOLE_QUERY_BYTES: u64 = 64 << 10;
 pub(super) struct Found {
     pub(super) clean: Clean,
     pub(super) adopted: Adopted,
-    /// What was read.
-    pub(super) bytes_read: u64,
 }
 
-/// Finds the windows that are the base's. An error, in words, is damage of the base.
+/// Finds the windows that are the base's; adds what was read for it to `bytes_read`. An error, in
+/// words, is damage of the base.
 pub(super) fn find(
     device: &dyn Device,
     survey: &Survey,
     plan: &Plan,
     unchanged: &HashMap<FileItem, ContentHash>,
     (base, nodes): (&Base, &dyn NodeSource),
+    bytes_read: &mut u64,
 ) -> Result<Found, String> {
     let len = device.len();
     let (claims, touched) = claims(survey, plan, unchanged);
@@ -67,6 +67,7 @@ pub(super) fn find(
         layout: Layout { claims: &claims, residue: &plan.residue, free: &plan.free },
         table: HashMap::new(),
         found: Found::default(),
+        bytes_read,
     };
     let mut stretch: Option<(u64, Runs<'_>, Option<Run>)> = None;
     for &(window, range, hash) in &hashes {
@@ -162,6 +163,7 @@ struct Search<'a> {
     /// Positions in the table of `found`.
     table: HashMap<ObjectId, u32>,
     found: Found,
+    bytes_read: &'a mut u64,
 }
 
 impl Search<'_> {
@@ -270,7 +272,7 @@ impl Search<'_> {
         if !read_salvaging(self.device, span.start(), &mut batch.buffer).is_empty() {
             return None;
         }
-        self.found.bytes_read += span.len().0;
+        *self.bytes_read += span.len().0;
         for range in here {
             let start = usize::try_from(range.start().0 - span.start().0).ok()?;
             let end = start + usize::try_from(range.len().0).ok()?;
@@ -292,7 +294,7 @@ impl Search<'_> {
                 if !read_salvaging(self.device, at, buffer).is_empty() {
                     return None;
                 }
-                self.found.bytes_read += data.len().0;
+                *self.bytes_read += data.len().0;
                 batch.segments.push(bytes_at(start..batch.buffer.len(), at));
             }
             if !hole.is_empty() {

@@ -3,14 +3,13 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use umbra_tests::images::{Noise, expect_equal, make_ext4, write_noise};
 use umbra_tests::json::{Answer, text};
-use umbra_tests::must;
 use umbra_tests::programs::{Home, Programs};
+use umbra_tests::{must, sgdisk};
 
 const SUPERBLOCK: u64 = 1024;
 
@@ -92,7 +91,7 @@ fn a_partition_beyond_the_end_is_a_warning() -> Result<()> {
     home.init_store()?;
     let image = home.path("disk.img");
     File::create(&image)?.set_len(64 << 20)?;
-    must(Command::new("sgdisk").args(["-n", "1:2048:+16M", "-n", "2:0:0"]).arg(&image))?;
+    must(sgdisk().args(["-n", "1:2048:+16M", "-n", "2:0:0"]).arg(&image))?;
     let inner = home.path("inner.img");
     make_ext4(&inner, 16 << 20, &some_tree(&home)?, &[])?;
     patch(&image, 1 << 20, &fs::read(&inner)?)?;

@@ -19,7 +19,7 @@ fn ground(programs: &Programs, on_partition: bool) -> Result<Ground> {
     let image = home.path("ground.img");
     let (device, partition) = if on_partition {
         File::create(&image)?.set_len(528 << 20)?;
-        must(Command::new("sgdisk").args(["-n", "1:2048:+16M", "-n", "2:0:0"]).arg(&image))?;
+        must(sgdisk().args(["-n", "1:2048:+16M", "-n", "2:0:0"]).arg(&image))?;
         let device = Loop::attach(&image)?;
         let partition = device.partition(2)?;
         (device, Some(partition))

@@ -66,8 +66,8 @@ fn a_larger_device_keeps_its_bytes_behind_the_disk() -> Result<()> {
     ensure!(after[..split] == fs::read(&backed.image)?[..], "the disk is not on the device");
     ensure!(after[split..] == before[split..], "bytes behind the disk have changed");
     // What the note says works.
-    must(Command::new("sgdisk").arg("--move-second-header").arg(&file))?;
-    let verdict = must(Command::new("sgdisk").arg("--verify").arg(&file))?;
+    must(sgdisk().arg("--move-second-header").arg(&file))?;
+    let verdict = must(sgdisk().arg("--verify").arg(&file))?;
     ensure!(String::from_utf8_lossy(&verdict).contains("No problems found"), "sgdisk is unhappy");
     Ok(())
 }

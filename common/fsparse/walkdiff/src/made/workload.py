@@ -154,10 +154,9 @@ def fill(top, seed):
     else:
         raise RuntimeError("it does not fill up")
     # What could not be allocated any more is written back or lost now.
-    try:
-        os.sync()
-    except OSError:
-        pass
+    fd = os.open(top, os.O_RDONLY)
+    LIBC.syncfs(fd)
+    os.close(fd)
     for name in sorted(os.listdir(top)):
         if rng.random() < 0.3:
             os.unlink(f"{top}/{name}")
