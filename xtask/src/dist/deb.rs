@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use super::{Layout, PROGRAMS};
+use super::{Layout, PROGRAMS, Program};
 use crate::env::BuildEnv;
 use crate::process;
 
@@ -18,6 +18,7 @@ const CARGO_DEB_VERSION: &str = "3.8.0";
 pub(super) fn make(env: &BuildEnv, layout: &Layout) -> Result<()> {
     let cargo_deb = install(env)?.to_string_lossy().into_owned();
     for program in PROGRAMS {
+        compress_manual_pages(env, layout, program)?;
         let mut pack = env.calling_cargo(&cargo_deb);
         pack.args(["--no-build", "--no-strip", "--quiet", "--locked", "--target", &layout.triple])
             .args(["--package", program.crate_name, "--output"])
@@ -27,6 +28,21 @@ pub(super) fn make(env: &BuildEnv, layout: &Layout) -> Result<()> {
         process::run(&mut pack)?;
     }
     Ok(())
+}
+
+/// Debian wants its manual pages compressed (policy 12.1), and cargo-deb leaves those of the `man1`
+/// directory as they are. The same pages give the same bytes.
+fn compress_manual_pages(env: &BuildEnv, layout: &Layout, program: Program) -> Result<()> {
+    let dir = layout.staged.join(program.name).join("man");
+    let mut gzip = env.command("gzip");
+    gzip.args(["--best", "--no-name", "--keep", "--force"]);
+    for page in fs::read_dir(&dir).with_context(|| dir.display().to_string())? {
+        let path = page?.path();
+        if path.extension().is_some_and(|extension| extension == "1") {
+            gzip.arg(path);
+        }
+    }
+    process::output(&mut gzip).map(drop)
 }
 
 /// Finds cargo-deb in the cache directory, or installs it there: once, about two minutes.
