@@ -64,7 +64,7 @@ pub(crate) fn run(env: &BuildEnv, options: &Options) -> Result<()> {
     run.stage("build", minutes(12, 45), test::build);
     if run.is_built() {
         run.stage("lint", minutes(6, 8), lint);
-        run.stage("test", minutes(15, 15), |env| {
+        run.stage("test", minutes(20, 20), |env| {
             let options = test::Options { full: options.full, ..test::Options::default() };
             counts = test::run_tests(env, &options)?;
             Ok(())

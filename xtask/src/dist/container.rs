@@ -43,6 +43,14 @@ pub(super) fn check(env: &BuildEnv, tarball: &Path, place: &Path) -> Result<()> 
     }
     // What an engine mounts.
     make_world_readable_dir(&root.dir.join("proc"))?;
+    // A static program does not find the C library's getrandom by its name and reads these instead.
+    let devices = root.dir.join("dev");
+    make_world_readable_dir(&devices)?;
+    for (name, minor) in [("random", "8"), ("urandom", "9")] {
+        let mut mknod = env.command("mknod");
+        mknod.args(["--mode=666"]).arg(devices.join(name)).args(["c", "1", minor]);
+        process::output(&mut mknod)?;
+    }
     let store = container.variable("UMBRA_STORE").context("the file names no store")?;
     process::output(&mut container.command(env, &root, &["init", store]))?;
     let mut arguments: Vec<&str> = container.arguments.iter().map(String::as_str).collect();
