@@ -1,8 +1,9 @@
 //! A disk back from the vault, byte for byte, proven by the image hash.
 //!
 //! The map is walked in batches; the vault streams the chunks of a batch in the order of its
-//! packs; each is proven on arrival and written where the map says. The image hash is made of
-//! what is written, and once more of what the target gives back.
+//! packs; each is proven on arrival and written where the map says, by the thread that fetched it.
+//! Another thread makes the image hash of what was written, and once more of what the target gives
+//! back.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,14 +19,16 @@ use crate::catalog::Snapshot;
 use crate::error::{Error, Result};
 use crate::fetch::ChunkSource;
 use crate::monitor::{Monitor, Stage};
-use crate::target::{Medium, PIECE_BYTES, Target};
+use crate::target::{Medium, PIECE_BYTES, Piece, Target};
 
 /// Bytes of the disk whose chunks are asked for in one request.
 const BATCH_BYTES: u64 = 16 << 20;
 /// Requests under way at once.
 const REQUESTS: usize = 3;
-/// Chunks that wait to be written.
+/// Chunks that wait to be hashed.
 const CHUNKS: usize = 64;
+/// Pieces of the target that are read back and wait to be hashed.
+const PIECES: usize = 3;
 
 /// What a recovery came to. Sizes in bytes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -69,6 +72,7 @@ struct Batch {
     bytes: u64,
 }
 
+/// What was written, or is to be zeros.
 enum Work {
     Chunk { bytes: Vec<u8>, places: Vec<Place> },
     Zeros(ByteRange),
@@ -101,25 +105,29 @@ pub fn recover(
         for _ in 0..REQUESTS {
             let (batches, work) = (batch_rx.clone(), work_tx.clone());
             fetching.push(scope.spawn(move || {
-                let fetched = fetch(snapshot, chunks, &batches, &work, failed);
+                let fetched = fetch(snapshot, chunks, target, &batches, &work, failed);
                 // Nothing that comes now makes a whole disk.
                 failed.fetch_or(fetched.is_err(), Ordering::Relaxed);
                 fetched
             }));
         }
         drop((batch_rx, work_tx));
-        let written = write(len, work_rx, target, monitor);
+        let hashed = hash(len, work_rx, target, monitor);
         let join = |result: std::thread::Result<Result<()>>| {
             result.unwrap_or_else(|_| Err(Error::Internal("a stage of recover panicked".into())))
         };
         let planned = join(planned.join());
         let fetched: Vec<Result<()>> = fetching.into_iter().map(|t| join(t.join())).collect();
-        // A target that failed is the cause of everything else.
-        if let Err(error @ (Error::Io { .. } | Error::Damage { .. })) = written {
-            return Err(error);
+        let (hashed, outcome) = match hashed {
+            Ok(hashed) => (Some(hashed), Ok(())),
+            Err(error) => (None, Err(error)),
+        };
+        let failures = fetched.into_iter().chain([outcome, planned]).filter_map(Result::err);
+        match (failures.min_by_key(rank), hashed) {
+            (Some(error), _) => Err(error),
+            (None, Some(hashed)) => Ok(hashed),
+            (None, None) => Err(Error::Internal("recover has neither a hash nor an error".into())),
         }
-        fetched.into_iter().chain([planned]).collect::<Result<()>>()?;
-        written
     })?;
     let expected = snapshot.manifest.image_hash;
     if hash != expected {
@@ -128,15 +136,25 @@ pub fn recover(
     }
     let mut recovered = Recovered { image_hash: hash.0, ..written };
     if read_back == ReadBack::Verify {
-        let mut medium = target.settle()?;
+        let medium = target.settle()?;
         monitor.begin(Stage::Verify, Some(len.0));
-        if read_hash(&mut medium, len, monitor)? != expected {
+        if read_hash(medium, len, monitor)? != expected {
             let detail = "the target gave back other bytes than were written";
             return Err(damaged(snapshot, detail.into()));
         }
         recovered.verified = true;
     }
     Ok(recovered)
+}
+
+/// Orders failures: a target or a vault that failed is the cause of everything else, and a stage
+/// that ended early the cause of nothing.
+fn rank(error: &Error) -> u8 {
+    match error {
+        Error::Io { .. } | Error::Damage { .. } => 0,
+        Error::Internal(_) => 2,
+        _ => 1,
+    }
 }
 
 fn damaged(snapshot: &Snapshot, detail: String) -> Error {
@@ -193,11 +211,12 @@ fn plan(
     batches.send(batch).map_err(|_| gone())
 }
 
-/// Asks for the chunks of one batch after the other, until one of them cannot be had here or by
-/// another thread.
+/// Asks for the chunks of one batch after the other and writes them, until one of them cannot be
+/// had here or by another thread.
 fn fetch(
     snapshot: &Snapshot,
     chunks: &dyn ChunkSource,
+    target: &Target,
     batches: &Receiver<Batch>,
     work: &Sender<Work>,
     failed: &AtomicBool,
@@ -211,12 +230,15 @@ fn fetch(
         chunks.chunks(&wanted, &mut |item, number, bytes| {
             let places = batch.places.remove(&(item, number)).unwrap_or_default();
             let sent = match bytes {
-                Ok(bytes) => work
-                    .send(Work::Chunk { bytes, places })
-                    .map_err(|_| Error::Internal("the writer of recover ended early".into())),
+                // The first failure says why; nothing is written after it.
+                _ if failure.is_some() => return,
+                Ok(bytes) => write(target, &bytes, &places).and_then(|()| {
+                    work.send(Work::Chunk { bytes, places })
+                        .map_err(|_| Error::Internal("the hash of recover ended early".into()))
+                }),
                 Err(why) => Err(damaged(snapshot, why)),
             };
-            failure = failure.take().or(sent.err());
+            failure = sent.err();
         })?;
         if let Some(failure) = failure {
             return Err(failure);
@@ -228,7 +250,23 @@ fn fetch(
     Ok(())
 }
 
-fn write(
+/// Returns the part of a chunk that belongs at a place.
+fn part_at<'c>(chunk: &'c [u8], place: &Place) -> Result<&'c [u8]> {
+    let start = place.offset as usize;
+    let end = start.saturating_add(usize::try_from(place.len).unwrap_or(usize::MAX));
+    chunk.get(start..end).ok_or_else(|| Error::Damage {
+        what: format!("the image map at {}", place.disk),
+        detail: "it names bytes that its chunk does not have".into(),
+        hint: "run `umbra verify` on the snapshot".into(),
+    })
+}
+
+fn write(target: &Target, chunk: &[u8], places: &[Place]) -> Result<()> {
+    places.iter().try_for_each(|place| target.write(place.disk, part_at(chunk, place)?))
+}
+
+/// Makes the zeros, and the image hash of them and of the chunks that were written.
+fn hash(
     len: ByteLen,
     work: Receiver<Work>,
     target: &Target,
@@ -246,17 +284,8 @@ fn write(
             }
             Work::Chunk { bytes, places } => {
                 recovered.fetched += bytes.len() as u64;
-                for place in places {
-                    let start = place.offset as usize;
-                    let end =
-                        start.saturating_add(usize::try_from(place.len).unwrap_or(usize::MAX));
-                    let part = bytes.get(start..end).ok_or_else(|| Error::Damage {
-                        what: format!("the image map at {}", place.disk),
-                        detail: "it names bytes that its chunk does not have".into(),
-                        hint: "run `umbra verify` on the snapshot".into(),
-                    })?;
-                    target.write(place.disk, part)?;
-                    hasher.add(place.disk, part).map_err(hash_error)?;
+                for place in &places {
+                    hasher.add(place.disk, part_at(&bytes, place)?).map_err(hash_error)?;
                     recovered.written += place.len;
                     monitor.advance(place.len);
                 }
@@ -269,17 +298,60 @@ fn write(
     }
 }
 
-/// Reads the whole target back.
-fn read_hash(medium: &mut Medium<'_>, len: ByteLen, monitor: &dyn Monitor) -> Result<ImageHash> {
-    let mut hasher = SequentialImageHasher::new(len);
-    let mut at = 0;
-    while at < len.0 {
-        let take = (len.0 - at).min(PIECE_BYTES as u64);
-        hasher.push(medium.read(ByteOffset(at), take as usize)?)?;
-        monitor.advance(take);
-        at += take;
+/// What was read back.
+enum Back {
+    Bytes(Piece),
+    Zeros(ByteLen),
+}
+
+/// Reads the whole target back, and hashes one piece while the next is read.
+fn read_hash(medium: Medium<'_>, len: ByteLen, monitor: &dyn Monitor) -> Result<ImageHash> {
+    let (back_tx, back_rx) = bounded::<Back>(PIECES);
+    let (used_tx, used_rx) = bounded::<Piece>(PIECES + 1);
+    std::thread::scope(|scope| {
+        let reading = scope.spawn(move || read_all(medium, len, &back_tx, &used_rx));
+        let mut hasher = SequentialImageHasher::new(len);
+        for back in back_rx {
+            match back {
+                Back::Bytes(piece) => {
+                    hasher.push(piece.bytes())?;
+                    monitor.advance(piece.bytes().len() as u64);
+                    let _ = used_tx.try_send(piece);
+                }
+                Back::Zeros(len) => {
+                    hasher.push_zeros(len)?;
+                    monitor.advance(len.0);
+                }
+            }
+        }
+        let read = reading.join();
+        read.unwrap_or_else(|_| Err(Error::Internal("the reading back panicked".into())))?;
+        Ok(hasher.finish()?)
+    })
+}
+
+fn read_all(
+    mut medium: Medium<'_>,
+    len: ByteLen,
+    back: &Sender<Back>,
+    used: &Receiver<Piece>,
+) -> Result<()> {
+    let gone = |_| Error::Internal("the hash of what is read back ended early".into());
+    let (mut at, end) = (ByteOffset(0), ByteOffset(len.0));
+    while at < end {
+        let data = medium.next_data(at, end);
+        if data > at {
+            back.send(Back::Zeros(ByteLen(data.0 - at.0))).map_err(gone)?;
+            at = data;
+            continue;
+        }
+        let take = (end.0 - at.0).min(PIECE_BYTES as u64);
+        let mut piece = used.try_recv().unwrap_or_default();
+        medium.read(at, usize::try_from(take).unwrap_or_default(), &mut piece)?;
+        back.send(Back::Bytes(piece)).map_err(gone)?;
+        at = ByteOffset(at.0 + take);
     }
-    Ok(hasher.finish()?)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use crate::mounts::System;
 use crate::own_store::{OwnStore, Role};
 use crate::{device, mounts};
 
-pub use read_back::{Medium, PIECE_BYTES};
+pub use read_back::{Medium, PIECE_BYTES, Piece};
 
 use aside::Aside;
 use head::Head;

@@ -37,8 +37,8 @@ impl Uplink for VaultUplink {
         Ok(self.upload.ask(references)?.wait()?)
     }
 
-    fn send(&self, object: Object) -> Result<()> {
-        Ok(self.upload.send(object)?)
+    fn send(&self, objects: Vec<Object>) -> Result<()> {
+        Ok(self.upload.send_all(objects)?)
     }
 
     fn settle(&self) -> Result<()> {

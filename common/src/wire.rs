@@ -12,6 +12,7 @@ pub mod message;
 pub mod object;
 pub mod session;
 pub mod token;
+pub mod zip;
 
 pub use frame::{FRAME_HEADER_BYTES, MAX_CONTROL_FRAME_BYTES, MAX_OBJECT_FRAME_BYTES};
 pub use message::{

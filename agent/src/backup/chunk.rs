@@ -88,7 +88,9 @@ pub struct ChunkSummary {
 
 struct Sink<'a> {
     known: &'a dyn KnownIds,
-    out: Sender<NewChunk>,
+    out: Sender<Vec<NewChunk>>,
+    /// New chunks of the batch that is being worked through.
+    new: Vec<NewChunk>,
     table: HashMap<ObjectId, u32>,
     summary: ChunkSummary,
     origin: Origin,
@@ -134,11 +136,12 @@ impl<'a> ChunkStage<'a> {
         survey: &'a Survey,
         known: &'a dyn KnownIds,
         device_len: ByteLen,
-        out: Sender<NewChunk>,
+        out: Sender<Vec<NewChunk>>,
     ) -> Self {
         let sink = Sink {
             known,
             out,
+            new: Vec::new(),
             table: HashMap::new(),
             summary: ChunkSummary::default(),
             origin: Origin::Residue,
@@ -194,7 +197,7 @@ impl<'a> ChunkStage<'a> {
                 return Err(failure);
             }
         }
-        Ok(())
+        self.sink.hand_on()
     }
 
     /// Ends the stage.
@@ -338,6 +341,15 @@ impl Sink<'_> {
         }
     }
 
+    /// Gives the new chunks of one batch to the next stage.
+    fn hand_on(&mut self) -> Result<()> {
+        if self.new.is_empty() {
+            return Ok(());
+        }
+        let sent = self.out.send(std::mem::take(&mut self.new));
+        sent.map_err(|_| Error::Internal("the upload stage has ended".into()))
+    }
+
     fn index_of(&mut self, id: ObjectId, bytes: &[u8]) -> u32 {
         if let Some(&index) = self.table.get(&id) {
             return index;
@@ -349,10 +361,7 @@ impl Sink<'_> {
         self.table.insert(id, index);
         self.summary.ids.push(id);
         if !self.known.contains(&id) {
-            let chunk = NewChunk { id, bytes: bytes.to_vec(), origin: self.origin };
-            if self.out.send(chunk).is_err() {
-                self.failure = Some(Error::Internal("the upload stage has ended".into()));
-            }
+            self.new.push(NewChunk { id, bytes: bytes.to_vec(), origin: self.origin });
         }
         index
     }

@@ -43,8 +43,8 @@ pub use upload::{SendPolicy, Uplink};
 
 /// Batches of one span each between reading and chunking (2 MiB each).
 const BATCHES: usize = 8;
-/// New chunks between chunking and asking (64 KiB on average).
-const CHUNKS: usize = 128;
+/// New chunks of one batch each between chunking and asking (2 MiB at most).
+const GROUPS: usize = 4;
 /// Missing chunks between asking and compressing.
 const MISSING: usize = 64;
 
@@ -253,7 +253,7 @@ fn run_stages<T: Send>(
 ) -> Result<(T, ChunkSummary)> {
     let (batch_tx, batch_rx) = bounded(BATCHES);
     let (recycle_tx, recycle_rx) = bounded(BATCHES + 2);
-    let (chunk_tx, chunk_rx) = bounded(CHUNKS);
+    let (chunk_tx, chunk_rx) = bounded(GROUPS);
     let (missing_tx, missing_rx) = bounded(MISSING);
     let workers = std::thread::available_parallelism().map_or(2, usize::from);
     std::thread::scope(|scope| {

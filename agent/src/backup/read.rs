@@ -93,7 +93,7 @@ pub enum Segment {
 /// What one read gave.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// The bytes of a span.
+    /// The bytes of a span; what stands behind them is of an earlier one.
     pub buffer: Vec<u8>,
     /// What they are, in order.
     pub segments: Vec<Segment>,
@@ -376,9 +376,12 @@ impl<'a> Reader<'a> {
             Batch { buffer: self.recycled.try_recv().unwrap_or_default(), ..Batch::default() };
         let mut lost = Vec::new();
         let span = self.span.take().unwrap_or_default();
-        batch.buffer.resize(usize::try_from(span.len().0).unwrap_or_default(), 0);
-        if !span.is_empty() {
-            lost = read_salvaging(self.device, span.start(), &mut batch.buffer);
+        let len = usize::try_from(span.len().0).unwrap_or_default();
+        if batch.buffer.len() < len {
+            batch.buffer.resize(len, 0);
+        }
+        if let Some(room) = batch.buffer.get_mut(..len).filter(|room| !room.is_empty()) {
+            lost = read_salvaging(self.device, span.start(), room);
             self.bytes_read += span.len().0;
             lost = self.proof.with_lost_before(lost, span);
         }

@@ -77,18 +77,8 @@ struct MemoryVault {
     asked: std::sync::atomic::AtomicU64,
 }
 
-impl Uplink for MemoryVault {
-    fn ask(&self, references: &[Reference]) -> Result<Vec<bool>> {
-        self.asked.fetch_add(references.len() as u64, Ordering::Relaxed);
-        let (chunks, nodes) = (self.chunks.lock().unwrap(), self.nodes.lock().unwrap());
-        let known = |r: &Reference| match r.kind {
-            Kind::Chunk => chunks.contains_key(&r.id),
-            _ => nodes.find(r).is_some(),
-        };
-        Ok(references.iter().map(known).collect())
-    }
-
-    fn send(&self, object: Object) -> Result<()> {
+impl MemoryVault {
+    fn take(&self, object: Object) -> Result<()> {
         let plain = object.open()?;
         if plain.reference.kind == Kind::Chunk {
             self.chunks.lock().unwrap().insert(plain.reference.id, plain.body);
@@ -101,6 +91,22 @@ impl Uplink for MemoryVault {
         let node = Node { kind: plain.reference.kind, refs: plain.refs, body: plain.body };
         assert_eq!(self.nodes.lock().unwrap().put(node)?, plain.reference);
         Ok(())
+    }
+}
+
+impl Uplink for MemoryVault {
+    fn ask(&self, references: &[Reference]) -> Result<Vec<bool>> {
+        self.asked.fetch_add(references.len() as u64, Ordering::Relaxed);
+        let (chunks, nodes) = (self.chunks.lock().unwrap(), self.nodes.lock().unwrap());
+        let known = |r: &Reference| match r.kind {
+            Kind::Chunk => chunks.contains_key(&r.id),
+            _ => nodes.find(r).is_some(),
+        };
+        Ok(references.iter().map(known).collect())
+    }
+
+    fn send(&self, objects: Vec<Object>) -> Result<()> {
+        objects.into_iter().try_for_each(|object| self.take(object))
     }
 
     fn settle(&self) -> Result<()> {

@@ -17,6 +17,8 @@ use crate::monitor::Monitor;
 const ASK_CHUNKS: usize = 512;
 /// Bytes of chunks that may wait for an answer.
 const ASK_BYTES: usize = 8 << 20;
+/// Stored bytes that a thread compresses before it gives them to the network.
+const SEND_BYTES: usize = 256 << 10;
 /// Nodes asked for at once.
 const ASK_NODES: usize = 256;
 /// zstd level of everything that is sent (DESIGN 2: measured).
@@ -26,8 +28,9 @@ pub const ZSTD_LEVEL: i32 = 3;
 pub trait Uplink: Send + Sync {
     /// Asks which of `references` are durable in the vault and alive for this session.
     fn ask(&self, references: &[Reference]) -> Result<Vec<bool>>;
-    /// Sends an object; returns when it may be forgotten here, not when it is durable.
-    fn send(&self, object: Object) -> Result<()>;
+    /// Sends objects; returns when they may be forgotten here, not when they are durable. Several
+    /// at a time cost less than one by one.
+    fn send(&self, objects: Vec<Object>) -> Result<()>;
     /// Waits until everything that was sent is durable.
     fn settle(&self) -> Result<()>;
     /// Commits the manifest, which everything it refers to has preceded. `figures` stand in the
@@ -72,20 +75,18 @@ pub enum SendPolicy {
 /// What the uplink answers; [`Error::Internal`] where the next stage has ended.
 pub fn ask_stage(
     uplink: &dyn Uplink,
-    chunks: &Receiver<NewChunk>,
+    chunks: &Receiver<Vec<NewChunk>>,
     missing: &Sender<NewChunk>,
 ) -> Result<()> {
-    let mut batch: Vec<NewChunk> = Vec::new();
-    let mut bytes = 0;
-    while let Ok(chunk) = chunks.recv() {
-        bytes += chunk.bytes.len();
-        batch.push(chunk);
+    let weigh = |group: &[NewChunk]| group.iter().map(|chunk| chunk.bytes.len()).sum::<usize>();
+    while let Ok(mut batch) = chunks.recv() {
+        let mut bytes = weigh(&batch);
         while batch.len() < ASK_CHUNKS && bytes < ASK_BYTES {
             // Waits a moment only, so that an idle source does not hold back what it gave.
             match chunks.recv_timeout(std::time::Duration::from_millis(20)) {
-                Ok(chunk) => {
-                    bytes += chunk.bytes.len();
-                    batch.push(chunk);
+                Ok(group) => {
+                    bytes += weigh(&group);
+                    batch.extend(group);
                 }
                 Err(_) => break,
             }
@@ -98,7 +99,6 @@ pub fn ask_stage(
                 return Err(Error::Internal("the compression stage has ended".into()));
             }
         }
-        bytes = 0;
     }
     Ok(())
 }
@@ -124,23 +124,38 @@ pub fn compress_stage(
     counts: &UploadCounts,
     monitor: &dyn Monitor,
 ) -> Result<()> {
-    while let Ok(chunk) = missing.recv() {
-        let len = chunk.bytes.len() as u64;
-        let counter = match chunk.origin {
-            Origin::File => &counts.new_files,
-            Origin::Residue => &counts.new_residue,
-        };
-        counter.fetch_add(len, Ordering::Relaxed);
-        counts.chunks.fetch_add(1, Ordering::Relaxed);
-        monitor.new_bytes(len);
-        if policy == SendPolicy::Send {
+    while let Ok(first) = missing.recv() {
+        let (mut next, mut group, mut bytes) = (Some(first), Vec::new(), 0);
+        while let Some(chunk) = next.take() {
+            count(&chunk, counts, monitor);
+            if policy == SendPolicy::CountOnly {
+                break;
+            }
             let reference = Reference { kind: Kind::Chunk, id: chunk.id };
             let object = Object::pack_named(reference, Vec::new(), chunk.bytes, ZSTD_LEVEL)?;
-            counts.stored.fetch_add(object.body.len() as u64, Ordering::Relaxed);
-            uplink.send(object)?;
+            bytes += object.body.len();
+            group.push(object);
+            if bytes < SEND_BYTES {
+                next = missing.try_recv().ok();
+            }
+        }
+        counts.stored.fetch_add(bytes as u64, Ordering::Relaxed);
+        if !group.is_empty() {
+            uplink.send(group)?;
         }
     }
     Ok(())
+}
+
+fn count(chunk: &NewChunk, counts: &UploadCounts, monitor: &dyn Monitor) {
+    let len = chunk.bytes.len() as u64;
+    let counter = match chunk.origin {
+        Origin::File => &counts.new_files,
+        Origin::Residue => &counts.new_residue,
+    };
+    counter.fetch_add(len, Ordering::Relaxed);
+    counts.chunks.fetch_add(1, Ordering::Relaxed);
+    monitor.new_bytes(len);
 }
 
 /// Sends nodes, children first, and remembers all ids that the snapshot refers to.
@@ -190,6 +205,7 @@ impl<'a> NodeUpload<'a> {
             return Ok(());
         }
         let known = ask(self.uplink, &references)?;
+        let mut objects = Vec::new();
         for ((reference, node), known) in self.waiting.drain(..).zip(known) {
             if known {
                 continue;
@@ -200,8 +216,11 @@ impl<'a> NodeUpload<'a> {
                 let object = Object::pack_named(reference, node.refs, node.body, ZSTD_LEVEL)?;
                 let stored = object.refs.len() * 33 + object.body.len();
                 self.counts.stored.fetch_add(stored as u64, Ordering::Relaxed);
-                self.uplink.send(object)?;
+                objects.push(object);
             }
+        }
+        if !objects.is_empty() {
+            self.uplink.send(objects)?;
         }
         Ok(())
     }

@@ -3,7 +3,8 @@
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::{Advice, OFlags};
+use rustix::fs::{Advice, OFlags, SeekFrom};
+use rustix::io::Errno;
 use umbra_common::ByteOffset;
 
 use super::Target;
@@ -20,10 +21,35 @@ const ALIGNMENT: usize = 4096;
 #[derive(Debug)]
 pub struct Medium<'t> {
     target: &'t Target,
-    buffer: Vec<u8>,
-    /// First aligned byte of the buffer.
-    start: usize,
     direct: bool,
+}
+
+/// Room for a piece, aligned as reading past the page cache wants it.
+#[derive(Debug)]
+pub struct Piece {
+    bytes: Vec<u8>,
+    start: usize,
+    len: usize,
+}
+
+impl Default for Piece {
+    /// Makes room for [`PIECE_BYTES`].
+    fn default() -> Self {
+        let bytes = vec![0_u8; PIECE_BYTES + ALIGNMENT];
+        let start = bytes.as_ptr().align_offset(ALIGNMENT);
+        Self { bytes, start, len: 0 }
+    }
+}
+
+impl Piece {
+    /// Returns what was read last.
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes.get(self.start..).and_then(|rest| rest.get(..self.len)).unwrap_or_default()
+    }
+
+    fn room(&mut self, len: usize) -> Option<&mut [u8]> {
+        self.bytes.get_mut(self.start..)?.get_mut(..len)
+    }
 }
 
 impl Target {
@@ -41,23 +67,38 @@ impl Target {
             device::drop_cached_blocks(&self.file);
         }
         let direct = rustix::fs::fcntl_setfl(&self.file, OFlags::DIRECT).is_ok();
-        let buffer = vec![0_u8; PIECE_BYTES + ALIGNMENT];
-        let start = buffer.as_ptr().align_offset(ALIGNMENT);
-        Ok(Medium { target: self, buffer, start, direct })
+        Ok(Medium { target: self, direct })
     }
 }
 
 impl Medium<'_> {
+    /// Returns where the next bytes stand that the file system has given a place to, at or after
+    /// `offset` and not after `end`, rounded down to the alignment. What lies before is a hole of
+    /// the file, which reads as zeros. A device has none.
+    pub fn next_data(&self, offset: ByteOffset, end: ByteOffset) -> ByteOffset {
+        if self.target.aside.is_none() {
+            return offset;
+        }
+        let data = match rustix::fs::seek(&self.target.file, SeekFrom::Data(offset.0)) {
+            Ok(data) => data.min(end.0),
+            // Nothing but holes up to the end of the file.
+            Err(Errno::NXIO) => end.0,
+            Err(_) => offset.0,
+        };
+        let aligned = if data == end.0 { data } else { data - data % ALIGNMENT as u64 };
+        ByteOffset(aligned.max(offset.0))
+    }
+
     /// Reads `len` bytes, at most [`PIECE_BYTES`], at a multiple of the alignment.
     ///
     /// # Errors
     /// [`crate::Error::Io`] with the target.
-    pub fn read(&mut self, offset: ByteOffset, len: usize) -> Result<&[u8]> {
+    pub fn read(&mut self, offset: ByteOffset, len: usize, piece: &mut Piece) -> Result<()> {
         let failed = |source| self.target.failed("read back", source);
         let whole = len.next_multiple_of(ALIGNMENT);
-        let piece = self.buffer.get_mut(self.start..).and_then(|rest| rest.get_mut(..whole));
-        let piece = piece.ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
-        let mut read = fill(self.target, offset, piece, len);
+        piece.len = 0;
+        let room = piece.room(whole).ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
+        let mut read = fill(self.target, offset, room, len);
         if self.direct
             && read.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL))
         {
@@ -65,10 +106,11 @@ impl Medium<'_> {
             rustix::fs::fcntl_setfl(&self.target.file, OFlags::empty())
                 .map_err(|error| failed(error.into()))?;
             self.direct = false;
-            read = fill(self.target, offset, piece, len);
+            read = fill(self.target, offset, room, len);
         }
         read.map_err(failed)?;
-        Ok(piece.get(..len).unwrap_or_default())
+        piece.len = len;
+        Ok(())
     }
 }
 

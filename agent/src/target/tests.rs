@@ -71,7 +71,10 @@ fn the_first_bytes_of_a_device_come_last_and_go_where_it_fails() {
     assert!(before[..1 << 20].iter().all(|&byte| byte == 0), "it passes for a disk too early");
     assert!(before[1 << 20..] == expected[1 << 20..]);
     let mut medium = target.settle().unwrap();
-    assert_eq!(medium.read(ByteOffset(0), 5000).unwrap(), &expected[..5000]);
+    let mut piece = Piece::default();
+    medium.read(ByteOffset(0), 5000, &mut piece).unwrap();
+    assert_eq!(piece.bytes(), &expected[..5000]);
+    assert_eq!(medium.next_data(ByteOffset(7), ByteOffset(9)), ByteOffset(7), "of a device");
     assert!(fs::read(dir.path().join("garbage")).unwrap() == expected);
     target.abandon();
     expected[..1 << 20].fill(0);
@@ -91,6 +94,35 @@ fn the_first_bytes_of_a_device_come_last_and_go_where_it_fails() {
 }
 
 #[test]
+fn holes_are_told_and_what_stands_between_them_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let len = (9 << 20) + 100;
+    let mut found = find(&dir.path().join("disk"), len).unwrap();
+    let target = Target::open(&mut found).unwrap();
+    target.write(ByteOffset((3 << 20) + 5), &[1; 5000]).unwrap();
+    target.write(ByteOffset((5 << 20) - 1), &[2; 1]).unwrap();
+    let mut medium = target.settle().unwrap();
+    let end = ByteOffset(len);
+    let (mut at, mut read) = (ByteOffset(0), 0);
+    let mut back = vec![0; len as usize];
+    let mut piece = Piece::default();
+    while at < end {
+        at = medium.next_data(at, end);
+        let take = (len - at.0).min(4096);
+        if take > 0 {
+            medium.read(at, take as usize, &mut piece).unwrap();
+            back[at.0 as usize..][..take as usize].copy_from_slice(piece.bytes());
+        }
+        read += take;
+        at = ByteOffset(at.0 + take);
+    }
+    assert!((5001..1 << 20).contains(&read), "{read} bytes were read");
+    target.finish().unwrap();
+    assert!(fs::read(dir.path().join("disk")).unwrap() == back);
+    assert_eq!(back.iter().filter(|&&byte| byte != 0).count(), 5001);
+}
+
+#[test]
 fn what_is_read_back_is_what_was_written_whatever_the_length() {
     for len in [1_usize, 511, 4096, 5000, (4 << 20) + 777] {
         let dir = tempfile::tempdir().unwrap();
@@ -100,12 +132,15 @@ fn what_is_read_back_is_what_was_written_whatever_the_length() {
         target.write(ByteOffset(0), &bytes).unwrap();
         let mut medium = target.settle().unwrap();
         let mut back = Vec::new();
+        let mut piece = Piece::default();
         while back.len() < len {
             let take = (len - back.len()).min(read_back::PIECE_BYTES);
-            back.extend_from_slice(medium.read(ByteOffset(back.len() as u64), take).unwrap());
+            medium.read(ByteOffset(back.len() as u64), take, &mut piece).unwrap();
+            back.extend_from_slice(piece.bytes());
         }
         assert!(back == bytes, "{len}");
-        let past = medium.read(ByteOffset((len as u64).next_multiple_of(4096)), 1);
+        let past = medium.read(ByteOffset((len as u64).next_multiple_of(4096)), 1, &mut piece);
+        assert!(piece.bytes().is_empty());
         assert!(past.is_err(), "bytes behind the end");
         assert!(!dir.path().join("disk").exists());
         target.finish().unwrap();

@@ -10,6 +10,7 @@ mod frames;
 mod identity;
 pub mod names;
 pub mod server;
+mod socket;
 mod tls;
 
 pub use client::{Client, Connect, Listed, Reader, Ticket, Traffic, Upload, Wanted};

@@ -21,8 +21,8 @@ pub use umbra_common::wire::session::Peer;
 use self::strangers::{Entry, Strangers};
 use crate::error::{NetError, Result};
 use crate::identity::Identity;
-use crate::tls;
-use std::net::{SocketAddr, UdpSocket};
+use crate::{socket, tls};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Runtime;
@@ -85,7 +85,7 @@ impl Server {
     pub fn start(options: Serve, backend: Arc<dyn Backend>) -> Result<Self> {
         let config = tls::server(&options.identity)?;
         let io = |what: &str, source| NetError::Io { what: what.to_owned(), source };
-        let socket = UdpSocket::bind(options.listen)
+        let socket = socket::bind(options.listen)
             .map_err(|error| io(&format!("cannot listen on UDP {}", options.listen), error))?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .thread_name("umbra-net")

@@ -1,5 +1,6 @@
 //! Objects as they are sent and stored: references in the clear, the body under a codec.
 
+use super::zip;
 use crate::{Error, Kind, ObjectId, Reference, Result};
 
 /// Most bytes of an object's body before compression, and of a node's body and references in all.
@@ -80,8 +81,8 @@ impl Object {
         level: i32,
     ) -> Result<Self> {
         let plain_len = plain_len(&body)?;
-        let (codec, body) = match zstd::bulk::compress(&body, level) {
-            Ok(packed) if packed.len() < body.len() => (Codec::Zstd, packed),
+        let (codec, body) = match zip::compress(&body, level) {
+            Ok(Some(packed)) => (Codec::Zstd, packed),
             // Incompressible, or the compressor has no memory: as it is.
             _ => (Codec::None, body),
         };
@@ -108,7 +109,7 @@ impl Object {
         let length = usize::try_from(self.plain_len).map_err(|_| over_limit())?;
         let body = match self.codec {
             Codec::None => self.body,
-            Codec::Zstd => zstd::bulk::decompress(&self.body, length)
+            Codec::Zstd => zip::with_plain(&self.body, length, <[u8]>::to_vec)
                 .map_err(|_| corrupt("the compressed body does not decode"))?,
         };
         if body.len() != length {

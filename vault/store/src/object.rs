@@ -1,10 +1,8 @@
 //! Objects as they come from the wire and go back to it, and the proof of their ids.
 
-use std::borrow::Cow;
-
 use umbra_common::node::{MAX_NODE_BYTES, REFERENCE_BYTES};
 use umbra_common::wire::object::id_of;
-use umbra_common::wire::{Codec, MAX_PLAIN_BYTES, Object};
+use umbra_common::wire::{Codec, MAX_PLAIN_BYTES, Object, zip};
 use umbra_common::{Kind, Reference};
 
 use crate::bytes::{narrow, narrow32, wide};
@@ -21,23 +19,24 @@ pub const MAX_REFERENCES: u32 = MAX_PLAIN_BYTES / 33;
 /// # Errors
 /// [`Error::WrongBytes`] where it is not, or the body does not decompress to `plain_len` bytes;
 /// [`Error::Limit`] where a length passes its bound (before anything is allocated).
-pub fn prove(object: &Object) -> Result<Cow<'_, [u8]>> {
+pub fn prove(object: &Object) -> Result<()> {
     check_limits(object)?;
     let wrong = |reason| Error::WrongBytes { reference: object.reference, reason };
     let expected = narrow(object.plain_len.into());
-    let plain = match object.codec {
-        Codec::None => Cow::Borrowed(object.body.as_slice()),
-        Codec::Zstd => zstd::bulk::decompress(&object.body, expected)
-            .map(Cow::Owned)
-            .map_err(|_| wrong("it does not decompress"))?,
+    let look = |plain: &[u8]| {
+        if plain.len() != expected {
+            return Err(wrong("its plain length is another"));
+        }
+        if id_of(object.reference.kind, &object.refs, plain) != object.reference.id {
+            return Err(wrong("its hash is another"));
+        }
+        Ok(())
     };
-    if plain.len() != expected {
-        return Err(wrong("its plain length is another"));
+    match object.codec {
+        Codec::None => look(&object.body),
+        Codec::Zstd => zip::with_plain(&object.body, expected, look)
+            .map_err(|_| wrong("it does not decompress"))?,
     }
-    if id_of(object.reference.kind, &object.refs, &plain) != object.reference.id {
-        return Err(wrong("its hash is another"));
-    }
-    Ok(plain)
 }
 
 /// Compares every length with its bound.

@@ -322,7 +322,7 @@ impl Store {
     /// # Errors
     /// As [`Store::get`]; [`Error::WrongBytes`].
     pub fn verify_object(&self, domain: DomainId, reference: &Reference) -> Result<()> {
-        prove(&self.get(domain, reference)?).map(drop)
+        prove(&self.get(domain, reference)?)
     }
 
     /// Returns the receipts, oldest first.

@@ -26,8 +26,11 @@ pub(super) struct Core {
     state: Mutex<State>,
     /// Something changed that a blocking call may wait for.
     changed: Condvar,
-    /// The session may have something to send.
+    /// The session may have something to say on the control stream.
     pub(super) pump: Notify,
+    /// The session may have objects to send: one lane is woken and wakes the next where it leaves
+    /// some.
+    pub(super) objects: Notify,
     /// A connection is wanted.
     pub(super) demand: Notify,
     /// Bounds what is received.
@@ -130,6 +133,7 @@ impl Core {
             }),
             changed: Condvar::new(),
             pump: Notify::new(),
+            objects: Notify::new(),
             demand: Notify::new(),
             parents: Mutex::new(HashMap::new()),
         }
@@ -275,6 +279,9 @@ impl Core {
     /// The session was given something: wakes whoever sends and whoever waits.
     pub(super) fn changed(&self) {
         self.pump.notify_waiters();
+        if self.lock().session.has_objects() {
+            self.objects.notify_one();
+        }
         self.demand.notify_one();
         self.changed.notify_all();
     }

@@ -6,6 +6,7 @@ use super::pace::Pace;
 use crate::error::{NetError, Result};
 use crate::frames::{self, lost};
 use crate::tls;
+use bytes::Bytes;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,8 @@ const ENROLMENT: Duration = Duration::from_secs(30);
 const ATTEMPT: Duration = Duration::from_secs(5);
 /// Pause before the second attempt; doubled up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// Bytes of objects that a lane takes at once.
+const BUNDLE_BYTES: u64 = 256 << 10;
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 
 /// A connection with its endpoint.
@@ -113,7 +116,7 @@ async fn dial_one(options: &Connect, address: &str, target: SocketAddr) -> Resul
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
         SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
     };
-    let endpoint = quinn::Endpoint::client(local)
+    let endpoint = tls::client_endpoint(local)
         .map_err(|source| NetError::Io { what: "cannot open a UDP socket".to_owned(), source })?;
     let connecting =
         endpoint.connect_with(config, target, crate::identity::CERTIFICATE_NAME).map_err(lost)?;
@@ -177,7 +180,7 @@ async fn run(core: &Shared, generation: u64, connection: &quinn::Connection) -> 
 
 async fn write_control(core: Shared, generation: u64, mut send: quinn::SendStream) -> Result<()> {
     loop {
-        let message = next(&core, generation, |core| core.session.poll_control()).await?;
+        let message = next(&core, generation, &core.pump, |s| s.session.poll_control()).await?;
         frames::write(&mut send, &message, MAX_CONTROL_FRAME_BYTES).await?;
     }
 }
@@ -197,32 +200,52 @@ async fn write_lane(
     pace: Arc<Pace>,
 ) -> Result<()> {
     let mut lane = None;
+    // At a bounded rate one object at a time, so that others are not kept waiting behind it.
+    let bundle_bytes = if pace.is_bounded() { 0 } else { BUNDLE_BYTES };
     loop {
-        let (sequence, object) = next(&core, generation, |s| s.session.poll_object()).await?;
-        let message = SentObjectRef { sequence, object: &object };
-        let bytes = frames::encode(&message, MAX_OBJECT_FRAME_BYTES)?;
-        drop(object);
+        let bundle = next(&core, generation, &core.objects, |state| {
+            let mut weight = 0;
+            let mut bundle = Vec::new();
+            while bundle.is_empty() || weight < bundle_bytes {
+                let Some((sequence, object)) = state.session.poll_object() else { break };
+                weight = object.weight().saturating_add(weight);
+                bundle.push((sequence, object));
+            }
+            if !bundle.is_empty() && state.session.has_objects() {
+                // For another lane.
+                core.objects.notify_one();
+            }
+            (!bundle.is_empty()).then_some(bundle)
+        });
+        let bundle = bundle.await?;
+        let mut frames: Vec<Bytes> = Vec::with_capacity(bundle.len());
+        for (sequence, object) in bundle {
+            let message = SentObjectRef { sequence, object: &object };
+            frames.push(frames::encode(&message, MAX_OBJECT_FRAME_BYTES)?.into());
+        }
         let stream = match &mut lane {
             Some(stream) => stream,
             None => lane.insert(connection.open_uni().await.map_err(lost)?),
         };
-        pace.wait(bytes.len()).await;
-        stream.write_all(&bytes).await.map_err(lost)?;
-        let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        let length = frames.iter().map(Bytes::len).fold(0, usize::saturating_add);
+        pace.wait(length).await;
+        stream.write_all_chunks(&mut frames).await.map_err(lost)?;
+        let length = u64::try_from(length).unwrap_or(u64::MAX);
         core.with_session(generation, |state| {
             state.object_bytes_sent = state.object_bytes_sent.saturating_add(length);
         })?;
     }
 }
 
-/// Waits until `poll` gives something.
+/// Waits until `poll` gives something; looks again whenever `news` says so.
 async fn next<T>(
     core: &Core,
     generation: u64,
+    news: &tokio::sync::Notify,
     mut poll: impl FnMut(&mut super::core::State) -> Option<T>,
 ) -> Result<T> {
     loop {
-        let notified = core.pump.notified();
+        let notified = news.notified();
         tokio::pin!(notified);
         // Registered before looking, so that nothing that comes in between is slept through.
         notified.as_mut().enable();

@@ -16,6 +16,11 @@ impl Pace {
         Self { bytes_per_second, free_at: Mutex::new(Instant::now()) }
     }
 
+    /// Tells whether there is a rate.
+    pub(super) fn is_bounded(&self) -> bool {
+        self.bytes_per_second.is_some_and(|rate| rate > 0)
+    }
+
     /// Waits until `bytes` more may go.
     pub(super) async fn wait(&self, bytes: usize) {
         let Some(rate) = self.bytes_per_second.filter(|rate| *rate > 0) else { return };

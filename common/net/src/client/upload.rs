@@ -67,16 +67,30 @@ impl Upload {
     /// [`NetError::Missing`], [`NetError::Bad`], [`NetError::BaseGone`], [`NetError::Refused`];
     /// [`NetError::Unavailable`].
     pub fn send(&self, object: Object) -> Result<()> {
-        let mut object = Some(Arc::new(object));
-        let sent = self.wait(|state, _| {
-            if !state.session.has_room() {
-                return None;
+        self.send_all(std::iter::once(object))
+    }
+
+    /// Sends objects as [`send`](Self::send) does, all under one look at the window.
+    ///
+    /// # Errors
+    /// Those of [`send`](Self::send).
+    pub fn send_all(&self, objects: impl IntoIterator<Item = Object>) -> Result<()> {
+        let mut objects = objects.into_iter().map(Arc::new).peekable();
+        let core = &self.client.core;
+        self.wait(|state, _| {
+            while objects.peek().is_some() {
+                if !state.session.has_room() {
+                    // What is in the window goes out meanwhile.
+                    core.objects.notify_one();
+                    return None;
+                }
+                if let Err(violation) = objects.next().map_or(Ok(()), |o| state.session.send(o)) {
+                    return Some(Err(misuse(violation)));
+                }
             }
-            let object = object.take()?;
-            Some(state.session.send(object).map_err(misuse))
-        })?;
-        self.client.core.changed();
-        sent
+            core.objects.notify_one();
+            Some(Ok(()))
+        })?
     }
 
     /// Waits until everything sent so far is durable in the vault.

@@ -7,10 +7,13 @@ use crate::error::{NetError, Result};
 use crate::frames::{self, lost};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use umbra_common::wire::{MAX_OBJECT_FRAME_BYTES, Refusal, SentObject};
 
+/// Most objects that are put at once.
+const BUNDLE: usize = 32;
 /// How long one object may be on its way while it holds a part of the budget.
 const BODY: Duration = Duration::from_secs(120);
 
@@ -42,13 +45,22 @@ async fn lane(
     conversation: Arc<Conversation>,
     mut stream: quinn::RecvStream,
 ) -> Result<(), Refusal> {
-    loop {
-        match take(&conversation, &mut stream).await {
-            Ok(true) => {}
-            Ok(false) | Err(Failure::Lost) => return Ok(()),
-            Err(Failure::Refused(refusal)) => return Err(refusal),
-        }
+    match take_all(&conversation, &mut stream).await {
+        Ok(()) | Err(Failure::Lost) => Ok(()),
+        Err(Failure::Refused(refusal)) => Err(refusal),
     }
+}
+
+async fn take_all(
+    conversation: &Arc<Conversation>,
+    stream: &mut quinn::RecvStream,
+) -> Result<(), Failure> {
+    let (received, arrivals) = mpsc::channel(BUNDLE);
+    let taking = tokio::try_join!(
+        receive_all(conversation, stream, received),
+        put_all(conversation, arrivals)
+    );
+    taking.map(|_| ())
 }
 
 /// Why a lane ends.
@@ -72,12 +84,47 @@ impl From<Refusal> for Failure {
     }
 }
 
-async fn take(
-    conversation: &Arc<Conversation>,
+/// An object that has arrived, with its part of the budget.
+struct Received {
+    sent: SentObject,
+    _permits: [OwnedSemaphorePermit; 2],
+}
+
+async fn receive_all(
+    conversation: &Conversation,
     stream: &mut quinn::RecvStream,
-) -> Result<bool, Failure> {
+    received: mpsc::Sender<Received>,
+) -> Result<(), Failure> {
+    while let Some(object) = receive(conversation, stream).await? {
+        received.send(object).await.map_err(|_| Failure::Lost)?;
+    }
+    Ok(())
+}
+
+/// Puts what has arrived together at once: a thread is woken for a bundle, not for each object.
+async fn put_all(
+    conversation: &Arc<Conversation>,
+    mut arrivals: mpsc::Receiver<Received>,
+) -> Result<(), Failure> {
+    while let Some(first) = arrivals.recv().await {
+        let mut bundle = vec![first];
+        while bundle.len() < BUNDLE
+            && let Ok(next) = arrivals.try_recv()
+        {
+            bundle.push(next);
+        }
+        put(conversation, bundle).await?;
+    }
+    Ok(())
+}
+
+/// Receives one object; `None` at the end of the stream.
+async fn receive(
+    conversation: &Conversation,
+    stream: &mut quinn::RecvStream,
+) -> Result<Option<Received>, Failure> {
     let Some(length) = frames::read_length(stream, MAX_OBJECT_FRAME_BYTES).await? else {
-        return Ok(false);
+        return Ok(None);
     };
     conversation.listened().await;
     // Part of the budget is taken before memory is; the key's own part first, so that whoever has
@@ -89,28 +136,43 @@ async fn take(
     let permit = budget.acquire_many_owned(kib).await.map_err(|_| Failure::Lost)?;
     let sent: SentObject =
         timeout(BODY, frames::read_body(stream, length)).await.map_err(|_| Failure::Lost)??;
-    let sequence = sent.sequence;
-    let arrival =
-        conversation.session().arrived(sequence).map_err(|v| Failure::Refused(v.into()))?;
+    Ok(Some(Received { sent, _permits: [own, permit] }))
+}
+
+/// Gives objects to the store, in the order of their arrival.
+async fn put(conversation: &Arc<Conversation>, bundle: Vec<Received>) -> Result<(), Failure> {
     let backup = backup(conversation)?;
+    let mut arrivals = Vec::with_capacity(bundle.len());
+    {
+        let mut session = conversation.session();
+        for received in &bundle {
+            let sequence = received.sent.sequence;
+            arrivals.push(session.arrived(sequence).map_err(|v| Failure::Refused(v.into()))?);
+        }
+    }
     let taken = blocking(move || {
-        let taken = backup.put(sequence, sent.object);
-        drop((own, permit));
-        taken
+        let put = |received: Received| {
+            let sequence = received.sent.sequence;
+            backup.put(sequence, received.sent.object).map(|taken| (sequence, taken))
+        };
+        bundle.into_iter().map(put).collect::<Result<Vec<_>, Refusal>>()
     })
     .await?;
-    let action = {
+    let mut actions = Vec::new();
+    {
         let mut session = conversation.session();
-        match taken {
-            Taken::Accepted => {}
-            Taken::Missing(references) => session.missing(sequence, references),
-            Taken::Bad(reason) => session.bad(sequence, reason),
+        for ((sequence, taken), arrival) in taken.into_iter().zip(arrivals) {
+            match taken {
+                Taken::Accepted => {}
+                Taken::Missing(references) => session.missing(sequence, references),
+                Taken::Bad(reason) => session.bad(sequence, reason),
+            }
+            actions.extend(session.taken(arrival));
         }
-        session.taken(arrival)
-    };
+    }
     conversation.pump.notify_waiters();
-    if let Some(action) = action {
+    for action in actions {
         act(conversation, action).await?;
     }
-    Ok(true)
+    Ok(())
 }

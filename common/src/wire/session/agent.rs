@@ -261,6 +261,12 @@ impl AgentSession {
         self.backup.as_mut().filter(|_| self.link == Link::Running)?.window.next()
     }
 
+    /// Tells whether [`poll_object`](Self::poll_object) may have one.
+    pub fn has_objects(&self) -> bool {
+        let running = self.backup.as_ref().filter(|_| self.link == Link::Running);
+        running.is_some_and(|backup| backup.window.is_ready())
+    }
+
     /// Next thing that happened.
     pub fn poll_event(&mut self) -> Option<AgentEvent> {
         self.events.pop_front()

@@ -57,6 +57,11 @@ impl Window {
         self.ready.is_empty() && !self.sent.is_empty()
     }
 
+    /// Something may go out now.
+    pub(super) fn is_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
     /// Takes an object in, unless it is in already.
     pub(super) fn insert(&mut self, object: Arc<Object>) {
         let reference = object.reference;
