@@ -8,6 +8,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use umbra_common::ByteRange;
+
 /// `_IO(0x12, 97)` of linux/fs.h.
 const BLKFLSBUF: rustix::ioctl::Opcode = 0x1261;
 /// `_IO(0x12, 95)` of linux/fs.h.
@@ -15,6 +17,9 @@ const BLKRRPART: rustix::ioctl::Opcode = 0x125f;
 /// The byte that QEMU locks in an image that it may write: `RAW_LOCK_PERM_BASE` (100) and the
 /// number of the bit `BLK_PERM_WRITE`. SOURCE: block/file-posix.c, include/block/block-common.h.
 const EMULATOR_WRITES: libc::off_t = 101;
+/// The number of `cachestat` in asm-generic/unistd.h and the tables that number new calls alike
+/// (x86-64, aarch64, riscv, powerpc, s390).
+const CACHESTAT: libc::c_long = 451;
 /// How often a device is asked for that another program may hold for a moment only.
 const CLAIM_TRIES: u32 = 4;
 const CLAIM_PAUSE: Duration = Duration::from_millis(50);
@@ -57,6 +62,54 @@ pub(crate) fn open_exclusive(options: &mut OpenOptions, path: &Path) -> io::Resu
             other => return other,
         }
     }
+}
+
+/// Opens an open file once more, for reading past the system's cache; `None` where that is not
+/// known to work. A block device does it; a regular file on a file system that does it without
+/// falling back to its cache or to other bytes.
+pub(crate) fn open_direct(file: &File, is_device: bool) -> Option<File> {
+    let is_known = || {
+        let found = rustix::fs::fstatfs(file).ok()?;
+        let known = [libc::EXT4_SUPER_MAGIC, libc::XFS_SUPER_MAGIC, libc::BTRFS_SUPER_MAGIC];
+        known.iter().any(|&magic| i128::from(magic) == i128::from(found.f_type)).then_some(())
+    };
+    if !is_device {
+        is_known()?;
+    }
+    // The same inode, whatever has become of its name.
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path).ok()
+}
+
+/// Returns how many bytes of a file the system has in its cache, 0 where it does not say
+/// (`cachestat`, Linux 6.5).
+pub(crate) fn cached_bytes(file: &File, range: ByteRange) -> u64 {
+    #[repr(C)]
+    struct Range {
+        offset: u64,
+        len: u64,
+    }
+    /// `struct cachestat` of linux/mman.h, in pages.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Counts {
+        cached: u64,
+        dirty: u64,
+        writeback: u64,
+        evicted: u64,
+        recently_evicted: u64,
+    }
+    let asked = Range { offset: range.start().0, len: range.len().0 };
+    let mut counts = Counts::default();
+    // SAFETY: cachestat reads the one struct and writes the other, which both live until it
+    // returns; a kernel without it answers ENOSYS.
+    let answer = unsafe {
+        libc::syscall(CACHESTAT, file.as_raw_fd(), &raw const asked, &raw mut counts, 0_u32)
+    };
+    // SAFETY: sysconf only looks a number up.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    let page = u64::try_from(page).unwrap_or_default();
+    if answer == 0 { counts.cached.saturating_mul(page) } else { 0 }
 }
 
 /// Tells whether somebody has a block device for himself: a mount in any namespace, a pool, a

@@ -1,6 +1,7 @@
 //! What a backup reads: a raw image file, a block device, or standard input.
 //!
-//! There is ONE descriptor for parser and data path, so that both see the same device.
+//! Parser and data path see the same device: there is one open file, beside which the same inode is
+//! read past the system's cache (O_DIRECT) where nobody writes it and most of a span is not cached.
 
 use std::fs::{File, Metadata};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
@@ -14,6 +15,9 @@ use crate::{device, mounts};
 
 /// The unit in which an unreadable place is narrowed down and recorded.
 pub const SECTOR_BYTES: u64 = 4096;
+/// What reads past the system's cache begins and ends here, in the file and in memory: enough for
+/// every sector size that Linux knows.
+pub const DIRECT_ALIGNMENT: usize = 4096;
 /// How often a failing sector is asked for.
 const SECTOR_TRIES: u32 = 3;
 /// Sectors that fail one after the other in one read until each is asked for but once.
@@ -34,8 +38,13 @@ pub trait Device: ReadAt + Send + Sync {
     /// (holes of a sparse image file), sorted.
     fn holes(&self, range: ByteRange) -> Vec<ByteRange>;
 
-    /// Tells the system which bytes will be wanted soon.
-    fn will_need(&self, range: ByteRange);
+    /// Reads past the system's cache into `buf`, as far as the device reaches, and tells whether
+    /// it did; where not, `buf` holds anything. `offset`, and the address and the length of `buf`,
+    /// are multiples of [`DIRECT_ALIGNMENT`].
+    fn read_direct(&self, offset: ByteOffset, buf: &mut [u8]) -> bool {
+        let _ = (offset, buf);
+        false
+    }
 
     /// Tells whether two readings of one place may differ.
     fn may_change(&self) -> bool {
@@ -67,6 +76,8 @@ pub enum Changes {
 #[derive(Debug)]
 pub struct Source {
     file: File,
+    /// The same file, read past the system's cache; absent where that is not known to work.
+    direct: Option<File>,
     path: PathBuf,
     kind: SourceKind,
     len: ByteLen,
@@ -110,7 +121,9 @@ impl Source {
         }
         let (len, sector) = (ByteLen(len), ByteLen(sector));
         let (path, changes) = (path.into(), Changes::Refused);
-        let mut source = Self { file, path, kind, len, sector, opened, writes: None, changes };
+        let direct = device::open_direct(&file, kind == SourceKind::BlockDevice);
+        let writes = None;
+        let mut source = Self { file, direct, path, kind, len, sector, opened, writes, changes };
         source.writes = source.count_writes();
         Ok(source)
     }
@@ -265,10 +278,32 @@ impl Device for Source {
         holes
     }
 
-    fn will_need(&self, range: ByteRange) {
-        let len = std::num::NonZeroU64::new(range.len().0);
-        // Advice only: a kernel that refuses it reads a little later.
-        let _ = rustix::fs::fadvise(&self.file, range.start().0, len, rustix::fs::Advice::WillNeed);
+    fn read_direct(&self, offset: ByteOffset, buf: &mut [u8]) -> bool {
+        // What is written meanwhile may stand in the cache alone.
+        let Some(direct) = self.direct.as_ref().filter(|_| !self.may_change()) else {
+            return false;
+        };
+        let Some(wanted) = self.len.0.checked_sub(offset.0) else { return false };
+        let wanted = usize::try_from(wanted).unwrap_or(usize::MAX).min(buf.len());
+        let range = ByteRange::new(offset, ByteLen(wanted as u64)).unwrap_or_default();
+        if device::cached_bytes(&self.file, range) >= range.len().0 / 2 {
+            return false;
+        }
+        let mut done = 0;
+        while done < wanted {
+            let (Some(rest), Some(at)) = (buf.get_mut(done..), offset.0.checked_add(done as u64))
+            else {
+                return false;
+            };
+            match direct.read_at(rest, at) {
+                // The kernel ends a reading short of a unit at the end of the file alone.
+                Ok(read) if read > 0 && (read % DIRECT_ALIGNMENT == 0 || done + read >= wanted) => {
+                    done += read;
+                }
+                _ => return false,
+            }
+        }
+        true
     }
 
     fn may_change(&self) -> bool {

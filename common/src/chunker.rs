@@ -122,6 +122,27 @@ impl Chunker {
         if bytes.is_empty() {
             return;
         }
+        let input = self.take(at, bytes, cut);
+        self.keep(&input);
+    }
+
+    /// Does exactly what [`push`](Self::push) and [`finish`](Self::finish) do one after the other,
+    /// without copying what no further push completes.
+    pub fn finish_with(&mut self, at: ByteOffset, bytes: &[u8], cut: &mut dyn FnMut(Cut<'_>)) {
+        let mut input = match bytes {
+            [] => Input { base: self.scanned, bytes, copied: 0 },
+            _ => self.take(at, bytes, cut),
+        };
+        self.finish_input(&mut input, cut);
+    }
+
+    /// Takes the next bytes and hands out the cuts that are certain.
+    fn take<'a>(
+        &mut self,
+        at: ByteOffset,
+        bytes: &'a [u8],
+        cut: &mut dyn FnMut(Cut<'_>),
+    ) -> Input<'a> {
         let mut position = self.locate(at, cut);
         let mut input = Input { base: self.scanned, bytes, copied: 0 };
         let mut rest = bytes;
@@ -133,7 +154,7 @@ impl Chunker {
             self.scan(part, part.len() == left, &mut input, cut);
         }
         self.position = Some(position);
-        self.keep(&input);
+        input
     }
 
     /// Does exactly what pushing `len` zero bytes does, in bounded time whatever `len` is.
@@ -165,8 +186,12 @@ impl Chunker {
 
     /// Ends the stream, hands out the remaining cuts and makes ready for the next stream.
     pub fn finish(&mut self, cut: &mut dyn FnMut(Cut<'_>)) {
-        self.end_piece(cut);
-        self.cut_down_to(1, &mut Input { base: self.scanned, bytes: &[], copied: 0 }, cut);
+        self.finish_input(&mut Input { base: self.scanned, bytes: &[], copied: 0 }, cut);
+    }
+
+    fn finish_input(&mut self, input: &mut Input<'_>, cut: &mut dyn FnMut(Cut<'_>)) {
+        self.end_piece(input, cut);
+        self.cut_down_to(1, input, cut);
         self.held.clear();
         self.head = 0;
         self.position = None;
@@ -179,7 +204,7 @@ impl Chunker {
     /// Ends the piece where `at` does not continue it; returns `at`.
     fn locate(&mut self, at: ByteOffset, cut: &mut dyn FnMut(Cut<'_>)) -> u64 {
         if self.position.is_some_and(|position| position != at.0) {
-            self.end_piece(cut);
+            self.end_piece(&mut Input { base: self.scanned, bytes: &[], copied: 0 }, cut);
         }
         self.position = Some(at.0);
         at.0
@@ -239,16 +264,15 @@ impl Chunker {
     }
 
     /// Ends a contiguous piece: its last block is complete as it is, and a run of zeros ends.
-    fn end_piece(&mut self, cut: &mut dyn FnMut(Cut<'_>)) {
-        let mut input = Input { base: self.scanned, bytes: &[], copied: 0 };
+    fn end_piece(&mut self, input: &mut Input<'_>, cut: &mut dyn FnMut(Cut<'_>)) {
         if !self.dirty && self.run_end < self.scanned {
-            self.close_zero_block(&mut input, cut);
+            self.close_zero_block(input, cut);
         }
         self.end_long_run(self.scanned, cut);
         self.run_start = self.scanned;
         self.run_end = self.scanned;
         self.dirty = false;
-        self.cut_down_to(self.cutter.max, &mut input, cut);
+        self.cut_down_to(self.cutter.max, input, cut);
     }
 
     /// Cuts while `least` bytes or more are known to be data of this segment: `max` inside a

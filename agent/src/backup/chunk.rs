@@ -1,14 +1,15 @@
-//! The chunk stage: streams become chunks, map runs and content hashes.
+//! The stage that names chunks: they become ids, map runs and content hashes.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 
 use crossbeam_channel::Sender;
-use umbra_common::chunker::{ChunkParams, Chunker, Cut};
 use umbra_common::overlay::ContentHash;
-use umbra_common::{ByteLen, ByteOffset, ByteRange, ObjectId};
+use umbra_common::{ByteLen, ByteRange, ObjectId};
 
+use super::batch::Stream;
+use super::cut::{Bytes, CutBatch, Step};
 use super::plan::FileItem;
-use super::read::{Batch, Segment, Stream};
 use crate::error::{Error, Result};
 use crate::survey::Survey;
 
@@ -86,18 +87,21 @@ pub struct ChunkSummary {
     pub bytes_files: u64,
 }
 
-struct Sink<'a> {
+/// The stage that names chunks.
+pub struct NameStage<'a> {
+    survey: &'a Survey,
     known: &'a dyn KnownIds,
     out: Sender<Vec<NewChunk>>,
     /// New chunks of the batch that is being worked through.
     new: Vec<NewChunk>,
     table: HashMap<ObjectId, u32>,
     summary: ChunkSummary,
-    origin: Origin,
+    stream: Option<Stream>,
+    /// Bytes of the current stream so far, since the last unreadable place.
+    pushed: u64,
     backing: VecDeque<Backing>,
-    last_chunk: Option<(ObjectId, u64)>,
-    cuts: u64,
-    failure: Option<Error>,
+    hash: FileHash,
+    hole_budget: u64,
 }
 
 /// A piece of the current stream: its position there, and the disk bytes behind it.
@@ -107,22 +111,17 @@ struct Backing {
     disk: Option<u64>,
 }
 
-/// The chunk stage.
-pub struct ChunkStage<'a> {
-    survey: &'a Survey,
-    sink: Sink<'a>,
-    parsed: Chunker,
-    unparsed: Chunker,
-    stream: Option<Stream>,
-    pushed: u64,
-    hash: FileHash,
-    hole_budget: u64,
-}
-
+/// The hash of the current file's content.
 enum FileHash {
+    /// It has none: no file, or the hash is known.
     None,
-    /// The whole content is one chunk: its id is the hash.
-    FromChunk,
+    /// Nothing of it was hashed yet.
+    Begun {
+        size: u64,
+        holes_left: u64,
+    },
+    /// All of it is one chunk, whose id is the hash.
+    Whole(ObjectId),
     Running {
         hasher: Box<blake3::Hasher>,
         holes_left: u64,
@@ -130,33 +129,24 @@ enum FileHash {
     Absent(ContentHash),
 }
 
-impl<'a> ChunkStage<'a> {
-    /// Makes a chunk stage that hands chunks which `known` lacks to `out`.
+impl<'a> NameStage<'a> {
+    /// Makes a stage that hands chunks which `known` lacks to `out`.
     pub fn new(
         survey: &'a Survey,
         known: &'a dyn KnownIds,
         device_len: ByteLen,
         out: Sender<Vec<NewChunk>>,
     ) -> Self {
-        let sink = Sink {
+        Self {
+            survey,
             known,
             out,
             new: Vec::new(),
             table: HashMap::new(),
             summary: ChunkSummary::default(),
-            origin: Origin::Residue,
-            backing: VecDeque::new(),
-            last_chunk: None,
-            cuts: 0,
-            failure: None,
-        };
-        Self {
-            survey,
-            sink,
-            parsed: Chunker::new(ChunkParams::PARSED),
-            unparsed: Chunker::new(ChunkParams::UNPARSED),
             stream: None,
             pushed: 0,
+            backing: VecDeque::new(),
             hash: FileHash::None,
             hole_budget: device_len.0.saturating_mul(HOLE_BUDGET_DEVICES),
         }
@@ -165,116 +155,142 @@ impl<'a> ChunkStage<'a> {
     /// Takes over what the base snapshot has, before the first batch: `runs` of the chunks `ids`,
     /// each once. None of these chunks goes any further.
     pub(super) fn adopt(&mut self, ids: Vec<ObjectId>, runs: Vec<MapRun>) {
-        self.sink.table = ids.iter().copied().zip(0..).collect();
-        self.sink.summary = ChunkSummary { ids, runs, ..ChunkSummary::default() };
+        self.table = ids.iter().copied().zip(0..).collect();
+        self.summary = ChunkSummary { ids, runs, ..ChunkSummary::default() };
     }
 
     /// Returns what was found so far.
     pub(super) fn found(&self) -> &ChunkSummary {
-        &self.sink.summary
+        &self.summary
     }
 
-    /// Works through one batch.
+    /// Works through one batch and returns its buffer.
     ///
     /// # Errors
     /// [`Error::Internal`] where the next stage has ended.
-    pub fn batch(&mut self, batch: &Batch) -> Result<()> {
-        for segment in &batch.segments {
-            match segment {
-                Segment::Begin(stream) => self.begin(*stream),
-                Segment::Bytes { at, disk, position } => {
-                    let bytes = batch.buffer.get(at.clone()).unwrap_or_default();
-                    self.bytes(bytes, *disk, *position);
+    pub(super) fn batch(&mut self, batch: CutBatch) -> Result<Vec<u8>> {
+        for step in batch.steps {
+            match step {
+                Step::Begin(stream) => self.begin(stream),
+                Step::Backing { len, disk, is_hole } => self.place(len, disk, is_hole),
+                Step::Data { at, bytes } => self.data(at, bytes, &batch.buffer)?,
+                Step::Zero { at, len } => {
+                    self.hash_zeros(len);
+                    self.map(at, len, |_| RunContent::Zero)?;
                 }
-                Segment::Zeros { disk, len, position } => self.zeros(*disk, *len, *position),
-                Segment::Unreadable { disk } => self.unreadable(*disk),
-                Segment::LostSlack { disk } => self.run(*disk, RunContent::Unreadable),
-                Segment::ZeroSlack { disk } => self.run(*disk, RunContent::Zero),
-                Segment::Free { disk } => self.run(*disk, RunContent::Free),
-                Segment::End => self.end(),
-            }
-            if let Some(failure) = self.sink.failure.take() {
-                return Err(failure);
+                Step::Unreadable(disk) => self.unreadable(disk),
+                Step::LostSlack(disk) => self.run(disk, RunContent::Unreadable),
+                Step::ZeroSlack(disk) => self.run(disk, RunContent::Zero),
+                Step::Free(disk) => self.run(disk, RunContent::Free),
+                Step::End => self.end()?,
             }
         }
-        self.sink.hand_on()
+        self.hand_on()?;
+        Ok(batch.buffer)
     }
 
     /// Ends the stage.
     pub fn finish(self) -> ChunkSummary {
-        self.sink.summary
+        self.summary
     }
 
     fn run(&mut self, disk: ByteRange, content: RunContent) {
         let run = MapRun { disk: disk.start().0, len: disk.len().0, content };
-        self.sink.summary.runs.push(run);
+        self.summary.runs.push(run);
     }
 
     fn begin(&mut self, stream: Stream) {
         self.stream = Some(stream);
         self.pushed = 0;
-        self.sink.cuts = 0;
-        self.sink.last_chunk = None;
-        self.sink.backing.clear();
-        self.sink.origin = Origin::Residue;
+        self.backing.clear();
         self.hash = FileHash::None;
         if let Stream::File(item) = stream {
-            self.sink.origin = Origin::File;
             let (size, data) = self.sizes(item);
-            let [min, _, _] = ChunkParams::PARSED.sizes();
-            self.hash = if size <= u64::from(min) {
-                FileHash::FromChunk
-            } else {
-                let holes_left = data.saturating_add(HOLE_BUDGET_FILE).min(self.hole_budget);
-                FileHash::Running { hasher: Box::default(), holes_left }
-            };
+            let holes_left = data.saturating_add(HOLE_BUDGET_FILE).min(self.hole_budget);
+            self.hash = FileHash::Begun { size, holes_left };
         }
     }
 
     /// Returns a file's size and how many bytes its extents have.
     fn sizes(&self, item: FileItem) -> (u64, u64) {
-        let volume = self.survey.volumes.get(item.volume as usize);
-        let inodes = volume.and_then(|volume| volume.tree.as_ref()).map(|tree| tree.inodes());
-        let inode = inodes.and_then(|inodes| inodes.get(item.inode as usize));
-        inode.map_or((0, 0), |inode| {
+        item.find(self.survey).map_or((0, 0), |(inode, _)| {
             let data = inode.extents.iter().map(|extent| extent.volume.len().0).sum();
             (inode.size.0, data)
         })
     }
 
-    fn place(&mut self, len: u64, disk: Option<u64>) {
-        self.sink.backing.push_back(Backing { at: self.pushed, len, disk });
+    fn place(&mut self, len: u64, disk: Option<u64>, is_hole: bool) {
+        self.backing.push_back(Backing { at: self.pushed, len, disk });
         self.pushed += len;
+        if is_hole {
+            self.allow_zeros(len);
+        } else if matches!(self.stream, Some(Stream::File(_))) {
+            self.summary.bytes_files += len;
+        }
     }
 
-    fn bytes(&mut self, bytes: &[u8], disk: ByteOffset, position: u64) {
-        let len = bytes.len() as u64;
-        self.place(len, Some(disk.0));
-        if self.sink.origin == Origin::File {
-            self.sink.summary.bytes_files += len;
+    /// Takes zeros that nobody read off the budget for hashing them.
+    fn allow_zeros(&mut self, len: u64) {
+        let (FileHash::Begun { holes_left, .. } | FileHash::Running { holes_left, .. }) =
+            &mut self.hash
+        else {
+            return;
+        };
+        match holes_left.checked_sub(len) {
+            Some(left) => {
+                *holes_left = left;
+                self.hole_budget = self.hole_budget.saturating_sub(len);
+            }
+            None => self.hash = FileHash::Absent(ContentHash::HoleBudget),
         }
-        if let FileHash::Running { hasher, .. } = &mut self.hash {
-            hasher.update(bytes);
-        }
-        let (chunker, sink) = self.chunker();
-        chunker.push(ByteOffset(position), bytes, &mut |cut| sink.cut(cut));
     }
 
-    fn zeros(&mut self, disk: Option<ByteOffset>, len: ByteLen, position: u64) {
-        self.place(len.0, disk.map(|disk| disk.0));
-        self.hash_zeros(len.0);
-        let (chunker, sink) = self.chunker();
-        chunker.push_zeros(ByteOffset(position), len, &mut |cut| sink.cut(cut));
+    /// Names a chunk of the current stream.
+    fn data(&mut self, at: u64, bytes: Bytes, buffer: &[u8]) -> Result<()> {
+        let content = match &bytes {
+            Bytes::Buffer(place) => buffer.get(place.clone()).unwrap_or_default(),
+            Bytes::Own(bytes) => bytes,
+        };
+        let (id, len) = (ObjectId::of_chunk(content), content.len() as u64);
+        self.hash_data(id, content);
+        let (index, is_new) = self.index_of(id)?;
+        if is_new && !self.known.contains(&id) {
+            let bytes = match bytes {
+                Bytes::Buffer(_) => content.to_vec(),
+                Bytes::Own(bytes) => bytes,
+            };
+            self.new.push(NewChunk { id, bytes, origin: self.origin() });
+        }
+        self.map(at, len, |offset| RunContent::Chunk {
+            index,
+            offset: u32::try_from(offset).unwrap_or(u32::MAX),
+        })
+    }
+
+    fn origin(&self) -> Origin {
+        match self.stream {
+            Some(Stream::File(_)) => Origin::File,
+            _ => Origin::Residue,
+        }
+    }
+
+    /// Adds a chunk to the hash of the file, while its bytes are in the processor's caches.
+    fn hash_data(&mut self, id: ObjectId, bytes: &[u8]) {
+        match &mut self.hash {
+            FileHash::Begun { size, .. } if *size == bytes.len() as u64 => {
+                self.hash = FileHash::Whole(id);
+            }
+            FileHash::Begun { .. } | FileHash::Running { .. } => {
+                if let Some(hasher) = self.hasher() {
+                    hasher.update(bytes);
+                }
+            }
+            FileHash::None | FileHash::Whole(_) | FileHash::Absent(_) => {}
+        }
     }
 
     fn hash_zeros(&mut self, len: u64) {
-        let FileHash::Running { hasher, holes_left } = &mut self.hash else { return };
-        if len > *holes_left {
-            self.hash = FileHash::Absent(ContentHash::HoleBudget);
-            return;
-        }
-        *holes_left -= len;
-        self.hole_budget = self.hole_budget.saturating_sub(len);
+        let Some(hasher) = self.hasher() else { return };
         let mut left = len;
         while left > 0 {
             let take = left.min(ZEROS.len() as u64);
@@ -283,11 +299,20 @@ impl<'a> ChunkStage<'a> {
         }
     }
 
-    /// Ends the chunk before bytes that nobody could read; what follows starts a new one.
+    /// Returns the hasher of the current file, which has begun then.
+    fn hasher(&mut self) -> Option<&mut blake3::Hasher> {
+        if let FileHash::Begun { holes_left, .. } = self.hash {
+            self.hash = FileHash::Running { hasher: Box::default(), holes_left };
+        }
+        match &mut self.hash {
+            FileHash::Running { hasher, .. } => Some(hasher),
+            _ => None,
+        }
+    }
+
+    /// Goes on behind bytes that nobody could read.
     fn unreadable(&mut self, disk: ByteRange) {
-        let (chunker, sink) = self.chunker();
-        chunker.finish(&mut |cut| sink.cut(cut));
-        self.sink.backing.clear();
+        self.backing.clear();
         self.pushed = 0;
         self.run(disk, RunContent::Unreadable);
         if !matches!(self.hash, FileHash::None) {
@@ -295,50 +320,19 @@ impl<'a> ChunkStage<'a> {
         }
     }
 
-    fn end(&mut self) {
-        let (chunker, sink) = self.chunker();
-        chunker.finish(&mut |cut| sink.cut(cut));
-        let Some(Stream::File(item)) = self.stream.take() else { return };
+    fn end(&mut self) -> Result<()> {
+        let Some(Stream::File(item)) = self.stream.take() else { return Ok(()) };
         let hash = match std::mem::replace(&mut self.hash, FileHash::None) {
-            FileHash::None => return,
+            FileHash::None => return Ok(()),
             FileHash::Absent(reason) => reason,
+            // Extents that do not add up to the size: a hash of other bytes than a reader gets.
+            _ if self.sizes(item).0 != self.pushed => ContentHash::Damaged,
+            FileHash::Begun { .. } => ContentHash::Blake3(*blake3::hash(&[]).as_bytes()),
+            FileHash::Whole(id) => ContentHash::Blake3(id.0),
             FileHash::Running { hasher, .. } => ContentHash::Blake3(*hasher.finalize().as_bytes()),
-            FileHash::FromChunk => match self.sink.last_chunk {
-                Some((id, len)) if self.sink.cuts == 1 && len == self.pushed => {
-                    ContentHash::Blake3(id.0)
-                }
-                _ => {
-                    self.sink.failure = Some(Error::Internal("a small file has two chunks".into()));
-                    return;
-                }
-            },
         };
-        self.sink.summary.contents.insert(item, hash);
-    }
-
-    fn chunker(&mut self) -> (&mut Chunker, &mut Sink<'a>) {
-        match self.stream {
-            Some(Stream::Unparsed) => (&mut self.unparsed, &mut self.sink),
-            _ => (&mut self.parsed, &mut self.sink),
-        }
-    }
-}
-
-impl Sink<'_> {
-    fn cut(&mut self, cut: Cut<'_>) {
-        self.cuts += 1;
-        match cut {
-            Cut::Data { at, bytes } => {
-                let id = ObjectId::of_chunk(bytes);
-                self.last_chunk = Some((id, bytes.len() as u64));
-                let index = self.index_of(id, bytes);
-                self.map(at.0, bytes.len() as u64, |offset| RunContent::Chunk {
-                    index,
-                    offset: u32::try_from(offset).unwrap_or(u32::MAX),
-                });
-            }
-            Cut::Zero { at, len } => self.map(at.0, len.0, |_| RunContent::Zero),
-        }
+        self.summary.contents.insert(item, hash);
+        Ok(())
     }
 
     /// Gives the new chunks of one batch to the next stage.
@@ -350,35 +344,31 @@ impl Sink<'_> {
         sent.map_err(|_| Error::Internal("the upload stage has ended".into()))
     }
 
-    fn index_of(&mut self, id: ObjectId, bytes: &[u8]) -> u32 {
-        if let Some(&index) = self.table.get(&id) {
-            return index;
+    /// Returns a chunk's position in the table of ids, and whether it is new there.
+    fn index_of(&mut self, id: ObjectId) -> Result<(u32, bool)> {
+        let next = self.summary.ids.len();
+        match self.table.entry(id) {
+            Entry::Occupied(entry) => Ok((*entry.get(), false)),
+            Entry::Vacant(entry) => {
+                let more = |_| Error::Internal("more than 2^32 chunks on one disk".into());
+                let index = u32::try_from(next).map_err(more)?;
+                entry.insert(index);
+                self.summary.ids.push(id);
+                Ok((index, true))
+            }
         }
-        let Ok(index) = u32::try_from(self.summary.ids.len()) else {
-            self.failure = Some(Error::Internal("more than 2^32 chunks on one disk".into()));
-            return 0;
-        };
-        self.table.insert(id, index);
-        self.summary.ids.push(id);
-        if !self.known.contains(&id) {
-            self.new.push(NewChunk { id, bytes: bytes.to_vec(), origin: self.origin });
-        }
-        index
     }
 
     /// Gives the disk bytes behind `len` bytes of the stream from `at` on their place in the map.
-    fn map(&mut self, at: u64, len: u64, content: impl Fn(u64) -> RunContent) {
+    fn map(&mut self, at: u64, len: u64, content: impl Fn(u64) -> RunContent) -> Result<()> {
         let mut done = 0;
         while done < len {
             let Some(front) = self.backing.front_mut() else {
-                self.failure = Some(Error::Internal("a chunk without bytes behind it".into()));
-                return;
+                return Err(Error::Internal("a chunk without bytes behind it".into()));
             };
             let take = front.len.min(len - done);
             if front.at != at + done || take == 0 {
-                self.failure =
-                    Some(Error::Internal("chunks and disk bytes are out of step".into()));
-                return;
+                return Err(Error::Internal("chunks and disk bytes are out of step".into()));
             }
             if let Some(disk) = front.disk {
                 self.summary.runs.push(MapRun { disk, len: take, content: content(done) });
@@ -391,5 +381,6 @@ impl Sink<'_> {
                 self.backing.pop_front();
             }
         }
+        Ok(())
     }
 }

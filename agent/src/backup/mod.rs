@@ -1,17 +1,23 @@
 //! The backup: read, chunk, ask, compress, send; then map, overlay, manifest.
 //!
-//! Plain threads with bounded channels between them. Every byte of the disk goes through the
-//! chunk stage once; the map is proven to cover the disk before anything is committed.
+//! Plain threads with bounded channels between them: some read the disk, one proves what was read
+//! (the image hash), one cuts it into chunks, one names them (ids, map, content hashes), one asks
+//! the vault, and as many as there are cores compress and send. Every byte of the disk goes through
+//! the naming stage once; the map is proven to cover the disk before anything is committed.
 
+mod batch;
 mod chunk;
 mod content;
+mod cut;
 mod image_map;
 mod inherit;
 mod manifest;
 mod overlay;
 mod plan;
 mod proof;
+mod prove;
 mod read;
+mod reading;
 mod residue;
 mod stream;
 mod upload;
@@ -20,7 +26,7 @@ use std::io::Read;
 use std::sync::atomic::Ordering;
 use std::thread::{Scope, ScopedJoinHandle};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::bounded;
 use umbra_common::node::NodeSink;
 use umbra_common::overlay::ContentHash;
 use umbra_common::snapshot::{Consistency, Method, Receipt};
@@ -38,11 +44,13 @@ pub use content::decode;
 pub use image_map::MapCounts;
 pub use inherit::{Base, Skip, Skipped, run as run_skipping};
 pub use manifest::Labels;
-pub use read::ReadSummary;
+pub use prove::ReadSummary;
 pub use upload::{SendPolicy, Uplink};
 
-/// Batches of one span each between reading and chunking (2 MiB each).
-const BATCHES: usize = 8;
+/// Batches of one span each between two stages (2 MiB each).
+const BATCHES: usize = 4;
+/// Buffers that wait to be filled again.
+const RECYCLED: usize = reading::IN_FLIGHT + 3 * BATCHES;
 /// New chunks of one batch each between chunking and asking (2 MiB at most).
 const GROUPS: usize = 4;
 /// Missing chunks between asking and compressing.
@@ -133,8 +141,8 @@ pub fn run(job: &Job<'_>, input: Input<'_>, monitor: &dyn Monitor) -> Result<Out
             let nothing = Survey::of_stream(ByteLen(0));
             let unbounded = ByteLen(u64::MAX);
             let ((read, len), chunks) =
-                run_stages(job, (&nothing, unbounded), None, &counts, monitor, |out, used| {
-                    stream::run(input, &out, &used)
+                run_stages(job, (&nothing, unbounded), None, &counts, monitor, |out| {
+                    stream::run(input, &out)
                 })?;
             let survey = Survey::of_stream(len);
             let skipped = Skipped::default();
@@ -154,8 +162,8 @@ fn read_planned(
 ) -> Result<(ReadSummary, ChunkSummary)> {
     let disk = (survey, device.len());
     let (clean, adopted) = base.unzip();
-    let (read, mut chunks) = run_stages(job, disk, adopted, counts, monitor, |out, used| {
-        read::Reader::new(device, survey, out, used).inherit(clean)?.run(plan)
+    let (read, mut chunks) = run_stages(job, disk, adopted, counts, monitor, |out| {
+        prove::ProvenReader::new(device, survey).inherit(clean)?.run(plan, out)
     })?;
     for &(item, reason) in &plan.not_owned {
         chunks.contents.insert(item, hash_not_owned(device, survey, item, reason, &read));
@@ -227,12 +235,7 @@ fn hash_not_owned(
     if device.may_change() || read.changed.is_some() {
         return ContentHash::Shared;
     }
-    let volume = survey.volumes.get(item.volume as usize);
-    let found = volume.and_then(|volume| {
-        let inode = volume.tree.as_ref()?.inodes().get(item.inode as usize)?;
-        Some((inode, volume.range.start()))
-    });
-    match (found, reason) {
+    match (item.find(survey), reason) {
         (Some((inode, base)), plan::NotOwned::Indirect) => {
             content::hash(device, inode, base, &read.unreadable)
         }
@@ -249,15 +252,18 @@ fn run_stages<T: Send>(
     adopted: Option<Adopted>,
     counts: &upload::UploadCounts,
     monitor: &dyn Monitor,
-    read: impl FnOnce(Sender<read::Batch>, Receiver<Vec<u8>>) -> Result<T> + Send,
+    read: impl FnOnce(prove::Output) -> Result<T> + Send,
 ) -> Result<(T, ChunkSummary)> {
     let (batch_tx, batch_rx) = bounded(BATCHES);
-    let (recycle_tx, recycle_rx) = bounded(BATCHES + 2);
+    let (cut_tx, cut_rx) = bounded(BATCHES);
+    let (recycle_tx, recycle_rx) = bounded(RECYCLED);
     let (chunk_tx, chunk_rx) = bounded(GROUPS);
     let (missing_tx, missing_rx) = bounded(MISSING);
     let workers = std::thread::available_parallelism().map_or(2, usize::from);
     std::thread::scope(|scope| {
-        let reading = spawn(scope, "umbra-read", move || read(batch_tx, recycle_rx))?;
+        let out = prove::Output { batches: batch_tx, recycled: recycle_rx };
+        let reading = spawn(scope, "umbra-prove", move || read(out))?;
+        let cutting = spawn(scope, "umbra-cut", move || cut::run(batch_rx, &cut_tx))?;
         let asking = spawn(scope, "umbra-ask", move || {
             upload::ask_stage(job.uplink, &chunk_rx, &missing_tx)
         })?;
@@ -269,22 +275,22 @@ fn run_stages<T: Send>(
             })?);
         }
         drop(missing_rx);
-        let mut stage = chunk::ChunkStage::new(survey, job.known, len, chunk_tx);
+        let mut stage = chunk::NameStage::new(survey, job.known, len, chunk_tx);
         if let Some(Adopted { ids, runs }) = adopted {
             stage.adopt(ids, runs);
         }
-        let mut chunked = Ok(());
-        for mut batch in batch_rx {
-            chunked = stage.batch(&batch);
-            if chunked.is_err() {
-                break;
-            }
-            monitor.advance(batch.disk_bytes());
-            let _ = recycle_tx.try_send(std::mem::take(&mut batch.buffer));
-        }
+        let chunked = cut_rx.into_iter().try_for_each(|batch: cut::CutBatch| {
+            let disk_bytes = batch.disk_bytes;
+            let buffer = stage.batch(batch)?;
+            monitor.advance(disk_bytes);
+            // Where many wait already, one less is kept.
+            let _ = recycle_tx.try_send(buffer);
+            Ok(())
+        });
         let summary = stage.finish();
         let mut failures: Vec<Error> = sending.into_iter().filter_map(|s| join(s).err()).collect();
         failures.extend(join(asking).err());
+        failures.extend(join(cutting).err());
         let read = join(reading).map_err(|error| failures.push(error)).ok();
         failures.extend(chunked.err());
         // A stage that lost its neighbour says so; the neighbour says why.

@@ -22,6 +22,15 @@ pub struct FileItem {
     pub inode: u32,
 }
 
+impl FileItem {
+    /// Finds its inode, and where its volume starts on the disk.
+    pub fn find(self, survey: &Survey) -> Option<(&Inode, ByteOffset)> {
+        let volume = survey.volumes.get(self.volume as usize)?;
+        let inode = volume.tree.as_ref()?.inodes().get(self.inode as usize)?;
+        Some((inode, volume.range.start()))
+    }
+}
+
 /// Why the disk ranges of a file are not chunked as this file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotOwned {

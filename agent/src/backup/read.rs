@@ -1,23 +1,21 @@
-//! The read stage: spans of the device in the order of the plan, and the image hash.
+//! The read stage: spans of the device in the order of the plan, several readings under way at once.
 //!
 //! Pieces that follow each other on the disk are read as one span, small gaps included. The residue
-//! of a window follows the last file that begins before the window ends. The image hash is made
-//! HERE, from the positions that were read and of the very bytes that are chunked, never from the
-//! map.
+//! of a window follows the last file that begins before the window ends. What was read goes on in
+//! the order of the plan, to the stage that proves it.
 
-use std::ops::Range;
+use std::collections::VecDeque;
 
 use crossbeam_channel::Sender;
-use umbra_common::image_hash::{ImageHash, WindowHash};
 use umbra_common::{ByteLen, ByteOffset, ByteRange};
 
+use super::batch::{Segment, Stream};
 use super::inherit::Clean;
 use super::plan::{FileItem, FilePiece, Plan, pieces};
-use super::proof::Proof;
+use super::reading::{IN_FLIGHT, Reading, Reads, by_loss};
 use super::residue::Residue;
 use crate::error::{Error, Result};
-use crate::ranges::merged;
-use crate::source::{Device, read_salvaging};
+use crate::source::Device;
 use crate::survey::Survey;
 
 /// Most bytes of one device read.
@@ -31,124 +29,52 @@ const STEPS_PENDING: usize = 8192;
 /// Pieces shorter than this are read without asking for holes.
 const HOLE_QUERY_BYTES: u64 = 64 << 10;
 
-/// A stream of bytes that is cut into chunks of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stream {
-    /// The content of a file.
-    File(FileItem),
-    /// The residue of one disk window.
-    Residue,
-    /// A volume without a parse.
-    Unparsed,
-}
-
-/// A step of the chunk stage. Positions are those that zero blocks are aligned to: logical for
-/// files, of the disk otherwise.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Segment {
-    /// A stream begins.
-    Begin(Stream),
-    /// Bytes of the current stream: where in the batch's buffer, and where on the disk.
-    Bytes {
-        /// In the buffer.
-        at: Range<usize>,
-        /// On the disk.
-        disk: ByteOffset,
-        /// Position for the zero rule.
-        position: u64,
-    },
-    /// Zeros of the current stream that were not read; `disk` is absent for holes in a file.
-    Zeros {
-        /// On the disk.
-        disk: Option<ByteOffset>,
-        /// How many.
-        len: ByteLen,
-        /// Position for the zero rule.
-        position: u64,
-    },
-    /// Bytes of the current stream that the device did not give.
-    Unreadable {
-        /// On the disk.
-        disk: ByteRange,
-    },
-    /// Bytes of no stream that the device did not give.
-    LostSlack {
-        /// On the disk.
-        disk: ByteRange,
-    },
-    /// Zeros of the disk that belong to no stream.
-    ZeroSlack {
-        /// On the disk.
-        disk: ByteRange,
-    },
-    /// Bytes of the disk that hold nothing and are not kept.
-    Free {
-        /// On the disk.
-        disk: ByteRange,
-    },
-    /// The current stream ends.
-    End,
-}
-
-/// What one read gave.
-#[derive(Debug, Default)]
-pub struct Batch {
-    /// The bytes of a span; what stands behind them is of an earlier one.
-    pub buffer: Vec<u8>,
-    /// What they are, in order.
-    pub segments: Vec<Segment>,
-}
-
-impl Batch {
-    /// Returns how many bytes of the disk it stands for.
-    pub fn disk_bytes(&self) -> u64 {
-        let of = |segment: &Segment| match segment {
-            Segment::Bytes { at, .. } => at.len() as u64,
-            Segment::Zeros { disk: Some(_), len, .. } => len.0,
-            Segment::Unreadable { disk }
-            | Segment::LostSlack { disk }
-            | Segment::Free { disk }
-            | Segment::ZeroSlack { disk } => disk.len().0,
-            Segment::Zeros { disk: None, .. } | Segment::Begin(_) | Segment::End => 0,
-        };
-        self.segments.iter().map(of).sum()
-    }
-}
-
-/// What the read stage found out.
-#[derive(Debug)]
-pub struct ReadSummary {
-    /// The hash of the whole disk.
-    pub image_hash: ImageHash,
-    /// One hash a window.
-    pub windows: Vec<WindowHash>,
-    /// Bytes read from the device, gaps included.
-    pub bytes_read: u64,
-    /// What the device did not give; sorted, merged.
-    pub unreadable: Vec<ByteRange>,
-    /// Why what was read may not be one state of the disk, where the device says so.
-    pub changed: Option<String>,
-}
-
-enum Step {
+/// A step on the way to a [`Segment`].
+pub(super) enum Step {
+    /// It needs no bytes.
     Ready(Segment),
-    Read { disk: ByteRange, position: u64, role: Role },
+    /// It is in the bytes of a span.
+    Read {
+        /// Where.
+        disk: ByteRange,
+        /// Position for the zero rule.
+        position: u64,
+        /// What for.
+        role: Role,
+    },
 }
 
+/// What bytes of the disk are read for.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Role {
+pub(super) enum Role {
+    /// The current stream.
     Stream,
-    /// Behind a file's end: zeros, or residue to come.
+    /// Behind a file's end: zeros, or residue to come. What goes on as slack is zeros or lost.
     Slack,
 }
 
+/// What one reading gave, and what it was for.
+pub(super) struct Span {
+    /// The bytes.
+    pub(super) reading: Reading,
+    /// What they are, in order.
+    pub(super) steps: Vec<Step>,
+}
+
+/// A span that is being read.
+struct Asked {
+    steps: Vec<Step>,
+    /// Whether there is something to read at all.
+    has_reading: bool,
+}
+
 /// The read stage over one device.
-pub struct Reader<'a> {
+pub(super) struct Reader<'a> {
     device: &'a dyn Device,
     survey: &'a Survey,
-    out: Sender<Batch>,
-    recycled: crossbeam_channel::Receiver<Vec<u8>>,
-    pub(super) proof: Proof<'a>,
+    reads: Reads,
+    out: Sender<Span>,
+    asked: VecDeque<Asked>,
     span: Option<ByteRange>,
     steps: Vec<Step>,
     residue: Residue<'a>,
@@ -159,23 +85,22 @@ pub struct Reader<'a> {
     wanted: u64,
     wasted: u64,
     bytes_read: u64,
-    unreadable: Vec<ByteRange>,
 }
 
 impl<'a> Reader<'a> {
-    /// Makes a read stage that hands batches to `out` and takes used buffers from `recycled`.
-    pub fn new(
+    /// Makes a read stage that hands spans to `out`.
+    pub(super) fn new(
         device: &'a dyn Device,
         survey: &'a Survey,
-        out: Sender<Batch>,
-        recycled: crossbeam_channel::Receiver<Vec<u8>>,
+        reads: Reads,
+        out: Sender<Span>,
     ) -> Self {
         Self {
             device,
             survey,
+            reads,
             out,
-            recycled,
-            proof: Proof::new(device),
+            asked: VecDeque::new(),
             span: None,
             steps: Vec::new(),
             residue: Residue::default(),
@@ -184,32 +109,22 @@ impl<'a> Reader<'a> {
             wanted: 0,
             wasted: 0,
             bytes_read: 0,
-            unreadable: Vec::new(),
         }
     }
 
-    /// Takes the hashes of windows from the base snapshot; the plan has what else is read.
-    ///
-    /// # Errors
-    /// [`Error::Internal`] where the disk has no such window.
-    pub(super) fn inherit(mut self, clean: Option<&'a Clean>) -> Result<Self> {
-        self.clean = clean;
-        if let Some(clean) = clean {
-            self.proof.inherit(&clean.windows)?;
-        }
-        Ok(self)
+    /// Says which windows are taken from the base snapshot.
+    pub(super) fn beside(self, clean: Option<&'a Clean>) -> Self {
+        Self { clean, ..self }
     }
 
     /// Reads everything in the plan: files with the residue between them, then unparsed volumes.
+    /// Returns how many bytes were read, gaps included.
     ///
     /// # Errors
-    /// [`Error::Internal`] where the plan did not cover the disk exactly; the receiver's end of
-    /// the channel gone ends the stage early with [`Error::Internal`] too. [`Error::Refused`]
-    /// where the device gave several answers for one place.
-    pub fn run(mut self, plan: &'a Plan) -> Result<ReadSummary> {
+    /// [`Error::Internal`] where the plan names what is no file, or the next stage has ended.
+    pub(super) fn run(mut self, plan: &'a Plan) -> Result<u64> {
         self.residue = Residue::new(&plan.residue);
         self.free = &plan.free;
-        self.proof.leave_out(&plan.free);
         let mut parts = Vec::new();
         for &item in &plan.files {
             self.file(item, &mut parts)?;
@@ -221,22 +136,12 @@ impl<'a> Reader<'a> {
             self.steps.push(Step::Ready(Segment::End));
         }
         self.flush()?;
-        let changed = self.device.settled()?;
-        if let Some(change) = &changed {
-            self.proof.stand(change)?;
-        }
-        let (image_hash, windows) = self.proof.finish()?;
-        let unreadable = merged(std::mem::take(&mut self.unreadable));
-        let bytes_read = self.bytes_read;
-        Ok(ReadSummary { image_hash, windows, bytes_read, unreadable, changed })
+        self.settle()?;
+        Ok(self.bytes_read)
     }
 
     fn file(&mut self, item: FileItem, parts: &mut Vec<FilePiece>) -> Result<()> {
-        let found = self.survey.volumes.get(item.volume as usize).and_then(|volume| {
-            let inode = volume.tree.as_ref()?.inodes().get(item.inode as usize)?;
-            Some((inode, volume.range.start()))
-        });
-        let Some((inode, base)) = found else {
+        let Some((inode, base)) = item.find(self.survey) else {
             return Err(Error::Internal(format!("the plan names {item:?}, which is no file")));
         };
         pieces(inode, base, parts);
@@ -277,6 +182,7 @@ impl<'a> Reader<'a> {
         self.free_before(limit)?;
         // What was not read yet may have slack in these windows.
         self.flush()?;
+        self.settle()?;
         while let Some(parts) = self.residue.next_window(limit) {
             self.steps.push(Step::Ready(Segment::Begin(Stream::Residue)));
             for part in parts {
@@ -294,7 +200,6 @@ impl<'a> Reader<'a> {
             && disk.end() <= limit
         {
             self.free = rest;
-            self.proof.add_zeros(disk)?;
             self.steps.push(Step::Ready(Segment::Free { disk }));
             self.bound_steps()?;
         }
@@ -318,7 +223,6 @@ impl<'a> Reader<'a> {
             let position = position + (hole.start().0 - start);
             let zeros = Segment::Zeros { disk: Some(hole.start()), len: hole.len(), position };
             self.steps.push(Step::Ready(zeros));
-            self.proof.add_zeros(hole)?;
             at = hole.end().0;
         }
         match ByteRange::between(ByteOffset(at), range.end()) {
@@ -367,100 +271,68 @@ impl<'a> Reader<'a> {
         role == Role::Stream || range.end().0 - span.start().0 <= SPAN_BYTES
     }
 
-    /// Reads the current span and hands it on with the steps up to here.
+    /// Asks for the current span, for the steps up to here.
     fn flush(&mut self) -> Result<()> {
         if self.steps.is_empty() {
             return Ok(());
         }
-        let mut batch =
-            Batch { buffer: self.recycled.try_recv().unwrap_or_default(), ..Batch::default() };
-        let mut lost = Vec::new();
-        let span = self.span.take().unwrap_or_default();
-        let len = usize::try_from(span.len().0).unwrap_or_default();
-        if batch.buffer.len() < len {
-            batch.buffer.resize(len, 0);
+        while self.asked.len() >= IN_FLIGHT {
+            self.hand_on()?;
         }
-        if let Some(room) = batch.buffer.get_mut(..len).filter(|room| !room.is_empty()) {
-            lost = read_salvaging(self.device, span.start(), room);
+        let steps = std::mem::take(&mut self.steps);
+        let span = self.span.take().filter(|span| !span.is_empty());
+        self.asked.push_back(Asked { steps, has_reading: span.is_some() });
+        if let Some(span) = span {
             self.bytes_read += span.len().0;
-            lost = self.proof.with_lost_before(lost, span);
+            self.reads.ask(span)?;
         }
-        for step in std::mem::take(&mut self.steps) {
-            match step {
-                Step::Ready(segment) => batch.segments.push(segment),
-                Step::Read { disk, position, role } => {
-                    self.place(&mut batch, span, disk, position, role, &lost)?;
-                }
-            }
-        }
-        self.bytes_read += self.proof.bound()?;
-        self.out.send(batch).map_err(|_| Error::Internal("the chunk stage has ended".into()))
-    }
-
-    fn place(
-        &mut self,
-        batch: &mut Batch,
-        span: ByteRange,
-        disk: ByteRange,
-        position: u64,
-        role: Role,
-        lost: &[ByteRange],
-    ) -> Result<()> {
-        let mut at = disk.start();
-        let mut holes = lost.iter().filter_map(|range| range.intersection(disk));
-        loop {
-            let hole = holes.next();
-            let end = hole.map_or(disk.end(), |hole| hole.start());
-            if let Some(good) = ByteRange::between(at, end)
-                && !good.is_empty()
-            {
-                let position = position + (at.0 - disk.start().0);
-                self.place_good(batch, span, good, position, role)?;
-            }
-            let Some(hole) = hole else { return Ok(()) };
-            self.proof.add_lost(hole)?;
-            self.unreadable.push(hole);
-            batch.segments.push(match role {
-                Role::Slack => Segment::LostSlack { disk: hole },
-                Role::Stream => Segment::Unreadable { disk: hole },
-            });
-            at = hole.end();
-        }
-    }
-
-    fn place_good(
-        &mut self,
-        batch: &mut Batch,
-        span: ByteRange,
-        disk: ByteRange,
-        position: u64,
-        role: Role,
-    ) -> Result<()> {
-        let start = usize::try_from(disk.start().0 - span.start().0).unwrap_or(usize::MAX);
-        let end = start + usize::try_from(disk.len().0).unwrap_or_default();
-        let bytes = batch
-            .buffer
-            .get(start..end)
-            .ok_or_else(|| Error::Internal(format!("{disk} lie outside the span {span}")))?;
-        let is_slack = role == Role::Slack;
-        if is_slack && bytes.iter().any(|&byte| byte != 0) {
-            if let Some(clean) = self.clean.filter(|clean| clean.has(disk)) {
-                if !clean.has_slack(disk) {
-                    // Zeros in the base: this contradicts it, and nothing of it is kept then.
-                    batch.segments.push(Segment::LostSlack { disk });
-                }
-                return Ok(());
-            }
-            // Read once more with its window, and hashed then: of the bytes that are chunked.
-            self.residue.add_slack(disk);
-            return Ok(());
-        }
-        self.proof.add(disk.start(), bytes)?;
-        if is_slack {
-            batch.segments.push(Segment::ZeroSlack { disk });
-            return Ok(());
-        }
-        batch.segments.push(Segment::Bytes { at: start..end, disk: disk.start(), position });
         Ok(())
+    }
+
+    /// Waits for everything that was asked for.
+    fn settle(&mut self) -> Result<()> {
+        while !self.asked.is_empty() {
+            self.hand_on()?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the oldest span and hands it on.
+    fn hand_on(&mut self) -> Result<()> {
+        let Some(Asked { steps, has_reading }) = self.asked.pop_front() else { return Ok(()) };
+        let reading = if has_reading { self.reads.take()? } else { None };
+        let reading = reading.unwrap_or_default();
+        let steps = self.without_residue(&reading, steps)?;
+        let gone = |_| Error::Internal("the stage that proves has ended".into());
+        self.out.send(Span { reading, steps }).map_err(gone)
+    }
+
+    /// Takes the slack that is not zeros out of the steps: it is residue, read once more with its
+    /// window, and proven then of the bytes that are chunked.
+    fn without_residue(&mut self, reading: &Reading, steps: Vec<Step>) -> Result<Vec<Step>> {
+        let is_slack = |step: &Step| matches!(step, Step::Read { role: Role::Slack, .. });
+        if !steps.iter().any(is_slack) {
+            return Ok(steps);
+        }
+        let mut kept = Vec::with_capacity(steps.len());
+        for step in steps {
+            let Step::Read { disk, position, role: Role::Slack } = step else {
+                kept.push(step);
+                continue;
+            };
+            for (part, is_lost) in by_loss(disk, &reading.lost) {
+                if is_lost || reading.bytes(part)?.iter().all(|&byte| byte == 0) {
+                    kept.push(Step::Read { disk: part, position, role: Role::Slack });
+                    continue;
+                }
+                match self.clean.filter(|clean| clean.has(part)) {
+                    None => self.residue.add_slack(part),
+                    Some(clean) if clean.has_slack(part) => {}
+                    // Zeros in the base: this contradicts it, and nothing of it is kept then.
+                    Some(_) => kept.push(Step::Ready(Segment::LostSlack { disk: part })),
+                }
+            }
+        }
+        Ok(kept)
     }
 }

@@ -2,29 +2,26 @@
 
 use std::io::Read;
 
-use crossbeam_channel::{Receiver, Sender};
 use umbra_common::image_hash::{WINDOW_BYTES, WindowHash, image_hash};
 use umbra_common::{ByteLen, ByteOffset};
 
-use super::read::{Batch, ReadSummary, SPAN_BYTES, Segment, Stream};
+use super::batch::{Batch, Segment, Stream};
+use super::prove::{Output, ReadSummary};
+use super::read::SPAN_BYTES;
 use crate::error::{Error, Result};
 
 /// Reads `input` to its end and hands batches to `out`; returns what it found and the length.
 ///
 /// # Errors
 /// [`Error::Io`] where the input fails: an input that breaks off is no disk.
-pub fn run(
-    input: &mut dyn Read,
-    out: &Sender<Batch>,
-    recycled: &Receiver<Vec<u8>>,
-) -> Result<(ReadSummary, ByteLen)> {
-    let gone = || Error::Internal("the chunk stage has ended".into());
+pub fn run(input: &mut dyn Read, out: &Output) -> Result<(ReadSummary, ByteLen)> {
+    let gone = || Error::Internal("the stage that cuts has ended".into());
     let failed = |source| Error::Io { what: "read", path: "standard input".into(), source };
     let mut windows: Vec<WindowHash> = Vec::new();
     let mut window = blake3::Hasher::new();
     let mut at = 0_u64;
     loop {
-        let mut buffer = recycled.try_recv().unwrap_or_default();
+        let mut buffer = out.recycled.try_recv().unwrap_or_default();
         buffer.clear();
         // A span ends where a window does, so that each has one hasher at a time.
         let room = SPAN_BYTES.min(WINDOW_BYTES - at % WINDOW_BYTES);
@@ -45,7 +42,7 @@ pub fn run(
         } else {
             segments.push(Segment::End);
         }
-        out.send(Batch { buffer, segments }).map_err(|_| gone())?;
+        out.batches.send(Batch { buffer, segments }).map_err(|_| gone())?;
         if read == 0 {
             break;
         }

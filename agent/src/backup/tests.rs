@@ -62,7 +62,6 @@ impl Device for MemoryDisk {
     fn holes(&self, _: ByteRange) -> Vec<ByteRange> {
         Vec::new()
     }
-    fn will_need(&self, _: ByteRange) {}
 }
 
 fn span(start: u64, len: u64) -> ByteRange {

@@ -37,7 +37,6 @@ impl Device for Failing {
     fn holes(&self, _: ByteRange) -> Vec<ByteRange> {
         Vec::new()
     }
-    fn will_need(&self, _: ByteRange) {}
 }
 
 #[test]
@@ -136,4 +135,42 @@ fn what_is_no_disk_is_refused_without_waiting() {
         assert_eq!(error.exit_code(), 5, "{}", path.display());
     }
     assert_eq!(Source::open(&dir.path().join("nothing")).unwrap_err().exit_code(), 1);
+}
+
+#[test]
+fn what_is_not_cached_is_read_past_the_cache_and_what_is_cached_from_it() {
+    const UNIT: usize = DIRECT_ALIGNMENT;
+    // Beside the program of this test: what /tmp lies on may have no such reading.
+    let beside = std::env::current_exe().unwrap();
+    let mut file = tempfile::NamedTempFile::new_in(beside.parent().unwrap()).unwrap();
+    let bytes: Vec<u8> = (0..100 * UNIT + 1000).map(|at| (at % 251) as u8 + 1).collect();
+    file.write_all(&bytes).unwrap();
+    let source = Source::open(file.path()).unwrap();
+    if source.direct.is_none() {
+        println!("skipped: {} is on no file system that reads directly", file.path().display());
+        return;
+    }
+    let mut buffer = vec![0; 103 * UNIT];
+    let start = buffer.as_ptr().align_offset(UNIT);
+    let room = &mut buffer[start..start + 102 * UNIT];
+    let cached = device::cached_bytes(&source.file, span(0, bytes.len() as u64));
+    if cached == 0 {
+        println!("skipped in part: the kernel does not tell what it has in its cache");
+    } else {
+        assert!(!source.read_direct(ByteOffset(0), room), "{cached} bytes are cached");
+    }
+    file.as_file().sync_all().unwrap();
+    rustix::fs::fadvise(file.as_file(), 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    assert!(source.read_direct(ByteOffset(0), room));
+    assert!(room[..bytes.len()] == bytes);
+    assert_eq!(device::cached_bytes(&source.file, span(0, bytes.len() as u64)), 0);
+    let from = 3 * UNIT;
+    assert!(source.read_direct(ByteOffset(from as u64), &mut room[..5 * UNIT]));
+    assert!(room[..5 * UNIT] == bytes[from..from + 5 * UNIT]);
+    assert!(!source.read_direct(ByteOffset(200 * UNIT as u64), room), "past the end");
+    // Cut short: what is gone is not made up.
+    file.as_file().set_len(50 * UNIT as u64).unwrap();
+    assert!(!source.read_direct(ByteOffset(0), room));
+    let live = Source::open(file.path()).unwrap().on_changes(Changes::Expected);
+    assert!(!live.read_direct(ByteOffset(0), &mut room[..UNIT]), "it may change");
 }

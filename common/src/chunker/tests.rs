@@ -153,6 +153,33 @@ fn chunked(pieces: &[Piece], sizes: [u32; 3], slices: &[usize], holes: &[bool]) 
     cuts
 }
 
+/// As `chunked`, but the last slice and the end of the stream come in one call.
+fn chunked_with_end(pieces: &[Piece], sizes: [u32; 3], slices: &[usize]) -> Vec<Owned> {
+    let mut chunker = Chunker::new(ChunkParams::from_sizes(sizes).unwrap());
+    let mut cuts = vec![];
+    // Twice: the second stream shows what the first left behind.
+    for _ in 0..2 {
+        cuts.clear();
+        let cut = &mut |cut: Cut<'_>| cuts.push(own(cut));
+        let mut slices = slices.iter().cycle();
+        let mut last: Option<(u64, &[u8])> = None;
+        for piece in pieces {
+            let (mut position, mut rest) = (piece.position, &piece.bytes[..]);
+            while !rest.is_empty() {
+                let (part, after) = rest.split_at((*slices.next().unwrap()).min(rest.len()));
+                if let Some((at, before)) = last.replace((position, part)) {
+                    chunker.push(ByteOffset(at), before, cut);
+                }
+                rest = after;
+                position += part.len() as u64;
+            }
+        }
+        let (at, part) = last.unwrap_or((0, &[]));
+        chunker.finish_with(ByteOffset(at), part, cut);
+    }
+    cuts
+}
+
 fn feed(
     chunker: &mut Chunker,
     pieces: &[Piece],
@@ -276,6 +303,15 @@ proptest! {
         let cuts = chunked(&pieces, sizes, &slices, &holes);
         check_cover(&cuts, &pieces, sizes);
         prop_assert_eq!(cuts, reference(&pieces, sizes));
+    }
+
+    #[test]
+    fn an_end_that_comes_with_the_last_bytes_changes_no_cut(
+        pieces in pieces(),
+        sizes in sizes(),
+        slices in slices(),
+    ) {
+        prop_assert_eq!(chunked_with_end(&pieces, sizes, &slices), reference(&pieces, sizes));
     }
 
     #[test]

@@ -107,7 +107,7 @@ fn is_same(
 /// Counts the bytes of the disk that a file's content has; leaves its pieces in `parts`.
 pub(super) fn disk_bytes(survey: &Survey, item: FileItem, parts: &mut Vec<FilePiece>) -> u64 {
     parts.clear();
-    if let Some((inode, base)) = inode_of(survey, item) {
+    if let Some((inode, base)) = item.find(survey) {
         pieces(inode, base, parts);
     }
     let of = |part: &FilePiece| match part {
@@ -115,13 +115,6 @@ pub(super) fn disk_bytes(survey: &Survey, item: FileItem, parts: &mut Vec<FilePi
         FilePiece::Zeros { .. } | FilePiece::Slack { .. } => 0,
     };
     parts.iter().map(of).sum()
-}
-
-/// Finds the inode of a file, and where its volume starts.
-pub(super) fn inode_of(survey: &Survey, item: FileItem) -> Option<(&Inode, ByteOffset)> {
-    let volume = survey.volumes.get(item.volume as usize)?;
-    let inode = volume.tree.as_ref()?.inodes().get(item.inode as usize)?;
-    Some((inode, volume.range.start()))
 }
 
 /// Returns one of the paths of a file, each name behind a `/`; what it can find of it.

@@ -7,7 +7,7 @@ use umbra_common::overlay::ContentHash;
 
 use super::check::first_at;
 use super::clean::windows_of;
-use super::{files, on_disk};
+use super::on_disk;
 use crate::backup::chunk::{MapRun, RunContent};
 use crate::backup::plan::{FileItem, FilePiece, Plan, pieces};
 use crate::survey::Survey;
@@ -45,7 +45,7 @@ pub(super) fn claims(
     plan.unparsed.iter().for_each(|&volume| touched.extend(windows_of(volume)));
     let mut parts = Vec::new();
     for &item in &plan.files {
-        let Some((inode, start)) = files::inode_of(survey, item) else { continue };
+        let Some((inode, start)) = item.find(survey) else { continue };
         pieces(inode, start, &mut parts);
         if !unchanged.contains_key(&item) {
             parts.iter().for_each(|part| touched.extend(windows_of(on_disk(part))));

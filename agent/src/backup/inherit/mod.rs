@@ -221,7 +221,7 @@ fn prepare(
     // Of the others the blocks are residue.
     let owned = plan.files.iter().filter_map(|item| Some((*item, *unchanged.get(item)?)));
     let trusted = owned.filter(|(item, _)| {
-        files::inode_of(survey, *item).is_some_and(|(inode, start)| {
+        item.find(survey).is_some_and(|(inode, start)| {
             !written_below::by_swapping(device, inode, start, bytes_read)
         })
     });

@@ -18,9 +18,10 @@ use super::check::agrees;
 use super::clean::{Clean, windows_of};
 use super::layout::{ClaimKind, Layout, claims, fits};
 use super::{Adopted, Base};
-use crate::backup::chunk::{ChunkStage, KnownIds, MapRun, RunContent};
+use crate::backup::batch::{Batch, Segment, Stream};
+use crate::backup::chunk::{KnownIds, MapRun, NameStage, RunContent};
+use crate::backup::cut::CutStage;
 use crate::backup::plan::{FileItem, Plan};
-use crate::backup::read::{Batch, Segment, Stream};
 use crate::fetch::chain;
 use crate::source::{Device, read_salvaging};
 use crate::survey::Survey;
@@ -206,10 +207,11 @@ impl Search<'_> {
     /// Reads the residue of a window and tells whether it comes out as what `past` says of it.
     fn reads_as(&mut self, residue: &[ByteRange], ids: &[ObjectId], past: &[MapRun]) -> bool {
         let (out, _) = bounded(1);
-        let mut stage = ChunkStage::new(self.survey, &AllKnown, self.device.len(), out);
+        let mut cutter = CutStage::new();
+        let mut stage = NameStage::new(self.survey, &AllKnown, self.device.len(), out);
         stage.adopt(ids.to_vec(), Vec::new());
         let begin = Batch { segments: vec![Segment::Begin(Stream::Residue)], ..Batch::default() };
-        if stage.batch(&begin).is_err() {
+        if stage.batch(cutter.batch(begin)).is_err() {
             return false;
         }
         let mut compared = 0;
@@ -223,7 +225,7 @@ impl Search<'_> {
                 },
             };
             let is_last = rest.is_empty();
-            if stage.batch(&batch).is_err() {
+            if stage.batch(cutter.batch(batch)).is_err() {
                 return false;
             }
             let runs = stage.found().runs.get(compared..).unwrap_or_default();

@@ -5,7 +5,8 @@ use std::sync::atomic::AtomicU64;
 use umbra_common::image_hash::SequentialImageHasher;
 
 use super::*;
-use crate::backup::read::{Batch, ReadSummary, Reader, Segment};
+use crate::backup::batch::{Batch, Segment};
+use crate::backup::prove::{Output, ProvenReader, ReadSummary};
 
 /// A disk of which every reading gives other bytes, and no reading zeros.
 struct LiveDisk {
@@ -31,7 +32,6 @@ impl Device for LiveDisk {
     fn holes(&self, _: ByteRange) -> Vec<ByteRange> {
         Vec::new()
     }
-    fn will_need(&self, _: ByteRange) {}
     fn may_change(&self) -> bool {
         true
     }
@@ -59,7 +59,7 @@ fn the_hash_of_a_disk_that_changes_is_that_of_what_was_kept() {
     assert_eq!(outcome.image_hash, hash_of(&vault.reassemble(outcome.snapshot)));
 }
 
-/// Reads a disk with a Reader that bears so much of unfinished windows; returns what it said and, by disk
+/// Reads a disk with a reader that bears so much of unfinished windows; returns what it said and, by disk
 /// address, what it handed on.
 pub(super) fn read_all(
     device: &dyn Device,
@@ -69,9 +69,9 @@ pub(super) fn read_all(
     let plan = plan::make(survey, device.len(), &Quiet::default());
     let (batches, received) = crossbeam_channel::unbounded::<Batch>();
     let (_, recycled) = crossbeam_channel::unbounded();
-    let mut reader = Reader::new(device, survey, batches, recycled);
+    let mut reader = ProvenReader::new(device, survey);
     reader.proof.pending_limit = pending_limit;
-    let summary = reader.run(&plan);
+    let summary = reader.run(&plan, Output { batches, recycled });
     let mut disk = vec![0xEE_u8; usize::try_from(device.len().0).unwrap()];
     let place = |range: ByteRange| {
         let at = |offset: u64| usize::try_from(offset).unwrap();
@@ -132,7 +132,6 @@ impl Device for FlakyDisk {
     fn holes(&self, _: ByteRange) -> Vec<ByteRange> {
         Vec::new()
     }
-    fn will_need(&self, _: ByteRange) {}
 }
 
 #[test]
@@ -228,7 +227,6 @@ impl Device for WrittenDisk {
     fn holes(&self, _: ByteRange) -> Vec<ByteRange> {
         Vec::new()
     }
-    fn will_need(&self, _: ByteRange) {}
     fn settled(&self) -> Result<Option<String>> {
         Ok(Some("it was written".into()))
     }
@@ -283,4 +281,56 @@ fn a_second_reading_hashes_only_what_the_snapshot_keeps() {
     assert_eq!(unknown.blake3(), None, "no such codec is decoded here");
     let live = LiveDisk { len: bytes.len() as u64, readings: 0.into() };
     assert_eq!(hash(&live, &read), ContentHash::Shared);
+}
+
+/// A disk in memory that reads past a cache that it does not have, in whole units only.
+struct DirectDisk {
+    inner: MemoryDisk,
+    direct: AtomicU64,
+}
+
+impl ReadAt for DirectDisk {
+    fn len(&self) -> ByteLen {
+        self.inner.len()
+    }
+
+    fn read_at(&self, offset: ByteOffset, buf: &mut [u8]) -> Result<(), ReadError> {
+        self.inner.read_at(offset, buf)
+    }
+}
+
+impl Device for DirectDisk {
+    fn holes(&self, _: ByteRange) -> Vec<ByteRange> {
+        Vec::new()
+    }
+
+    fn read_direct(&self, offset: ByteOffset, buf: &mut [u8]) -> bool {
+        let unit = crate::source::DIRECT_ALIGNMENT;
+        assert_eq!(usize::try_from(offset.0).unwrap() % unit, 0);
+        assert_eq!((buf.len() % unit, buf.as_ptr().addr() % unit), (0, 0));
+        // A device that refuses now and then: what it left in the buffer is not used.
+        if self.direct.fetch_add(1, Ordering::Relaxed) % 3 == 2 {
+            buf.fill(0xAA);
+            return false;
+        }
+        let here = &self.inner.bytes[usize::try_from(offset.0).unwrap()..];
+        let len = here.len().min(buf.len());
+        buf[..len].copy_from_slice(&here[..len]);
+        true
+    }
+}
+
+#[test]
+fn what_is_read_past_the_cache_is_the_same() {
+    let (mut bytes, files) = lay_out(&some_contents(), 12_000, 3, 17);
+    // Neither files nor the disk's end respect any unit.
+    bytes.truncate(bytes.len() - 700);
+    let survey = survey_of(bytes.len() as u64, files);
+    let disk = DirectDisk { inner: MemoryDisk::new(bytes.clone()), direct: 0.into() };
+    for pending_limit in [0, usize::MAX] {
+        let (summary, kept) = read_all(&disk, &survey, pending_limit);
+        assert!(kept == bytes);
+        assert_eq!(summary.unwrap().image_hash.0, hash_of(&bytes));
+    }
+    assert!(disk.direct.into_inner() > 20);
 }
