@@ -64,6 +64,13 @@ pub(crate) fn open_exclusive(options: &mut OpenOptions, path: &Path) -> io::Resu
     }
 }
 
+/// Has the kernel begin to write what it holds of a file, and does not wait for it. A failure is
+/// not asked for here: the next sync tells it.
+pub(crate) fn begin_write_out(file: &File) {
+    // SAFETY: sync_file_range takes numbers alone. Length 0 is to the end of the file.
+    let _ = unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
+}
+
 /// Opens an open file once more, for reading past the system's cache; `None` where that is not
 /// known to work. A block device does it; a regular file on a file system that does it without
 /// falling back to its cache or to other bytes.

@@ -25,6 +25,9 @@ use head::Head;
 
 /// Bytes written between two syncs.
 const SYNC_BYTES: u64 = 256 << 20;
+/// Bytes written until the kernel is told to begin with them: left to itself it collects gigabytes,
+/// and the disk idles until the next sync.
+const WRITE_OUT_BYTES: u64 = 8 << 20;
 /// Bytes that the kernel is asked to zero in one call.
 const ZERO_CALL_BYTES: u64 = 256 << 20;
 /// What the kernel zeroes begins and ends here, so that it never touches half a cached page.
@@ -264,6 +267,8 @@ impl Target {
         let before = self.unsynced.fetch_add(len, Ordering::Relaxed);
         if before / SYNC_BYTES != (before + len) / SYNC_BYTES {
             self.sync()?;
+        } else if before / WRITE_OUT_BYTES != (before + len) / WRITE_OUT_BYTES {
+            device::begin_write_out(&self.file);
         }
         Ok(())
     }

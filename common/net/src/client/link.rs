@@ -214,6 +214,9 @@ async fn write_lane(
             if !bundle.is_empty() && state.session.has_objects() {
                 // For another lane.
                 core.objects.notify_one();
+            } else if !bundle.is_empty() && state.session.is_in_a_hurry() {
+                // Nothing more can go out: now the vault is told not to wait for company.
+                core.pump.notify_waiters();
             }
             (!bundle.is_empty()).then_some(bundle)
         });

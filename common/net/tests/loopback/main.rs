@@ -26,7 +26,10 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        let vault = MemoryVault::new();
+        Self::with(MemoryVault::new())
+    }
+
+    fn with(vault: Arc<MemoryVault>) -> Self {
         let vault_identity = Identity::generate().unwrap();
         let server = vault.serve(&vault_identity, ANY);
         let identity = Identity::generate().unwrap();
@@ -181,6 +184,33 @@ fn a_backup_goes_up_and_comes_back() {
     assert_eq!(listed.len(), 2);
     assert_eq!(listed[1].manifest.as_ref().unwrap().reference, tree.manifest.reference);
     assert_eq!(scene.vault.inside.lock().unwrap().ended, 2);
+}
+
+/// Each level of a tree waits for the one below to be durable. A vault that collects for long is told
+/// at each level that nothing more comes; otherwise every level would cost its pause.
+#[test]
+fn a_vault_that_waits_for_company_is_told_when_none_comes() {
+    let scene = Scene::with(MemoryVault::patient());
+    let client = scene.client();
+    let (done, ended) = std::sync::mpsc::channel();
+    let work = std::thread::spawn(move || {
+        for nonce in 1..=20 {
+            let mut below: Vec<Reference> = Vec::new();
+            let upload = client.upload(begin(nonce)).unwrap();
+            for level in 0..12 {
+                let body = format!("level {level} of {nonce}").into_bytes();
+                let kind = if level == 11 { Kind::Manifest } else { Kind::MapNode };
+                let node = Object::pack(kind, below, body, 1).unwrap();
+                below = vec![node.reference];
+                upload.send(node).unwrap();
+            }
+            upload.commit(commit(below[0].id)).unwrap();
+        }
+        done.send(()).unwrap();
+    });
+    let ended = ended.recv_timeout(Duration::from_secs(60));
+    assert!(ended.is_ok(), "a vault that nobody told still waits");
+    work.join().unwrap();
 }
 
 #[test]

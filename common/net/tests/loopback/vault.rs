@@ -43,8 +43,9 @@ impl Inside {
 }
 
 impl MemoryVault {
+    /// Makes objects durable every 10 ms, and when it is told to.
     pub(crate) fn new() -> Arc<Self> {
-        let vault = Arc::new(Self::default());
+        let vault = Self::patient();
         let inside = Arc::downgrade(&vault.inside);
         std::thread::spawn(move || {
             while let Some(inside) = inside.upgrade() {
@@ -54,6 +55,11 @@ impl MemoryVault {
             }
         });
         vault
+    }
+
+    /// Makes objects durable only when it is told to.
+    pub(crate) fn patient() -> Arc<Self> {
+        Arc::new(Self::default())
     }
 
     pub(crate) fn serve(self: &Arc<Self>, identity: &Identity, listen: SocketAddr) -> Server {

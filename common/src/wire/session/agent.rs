@@ -225,6 +225,11 @@ impl AgentSession {
         }
     }
 
+    /// The caller waits for what was sent to be durable.
+    pub fn is_in_a_hurry(&self) -> bool {
+        self.backup.as_ref().is_some_and(|backup| backup.hurry)
+    }
+
     /// Asks for the receipt once everything given was acknowledged.
     ///
     /// # Errors
