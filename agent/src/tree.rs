@@ -116,7 +116,10 @@ impl FileTree {
 }
 
 impl Visitor for FileTree {
-    fn inode(&mut self, inode: Inode) {
+    fn inode(&mut self, mut inode: Inode) {
+        // A list of one extent is kept for each of millions of files: without room for more.
+        inode.extents.shrink_to_fit();
+        inode.xattrs.shrink_to_fit();
         if let Ok(position) = u32::try_from(self.inodes.len()) {
             self.positions.insert(inode.number, position);
             self.inodes.push(inode);

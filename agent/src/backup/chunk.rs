@@ -1,6 +1,5 @@
 //! The stage that names chunks: they become ids, map runs and content hashes.
 
-use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 
 use crossbeam_channel::Sender;
@@ -9,6 +8,7 @@ use umbra_common::{ByteLen, ByteRange, ObjectId};
 
 use super::batch::Stream;
 use super::cut::{Bytes, CutBatch, Step};
+use super::ids::Ids;
 use super::plan::FileItem;
 use crate::error::{Error, Result};
 use crate::survey::Survey;
@@ -94,7 +94,7 @@ pub struct NameStage<'a> {
     out: Sender<Vec<NewChunk>>,
     /// New chunks of the batch that is being worked through.
     new: Vec<NewChunk>,
-    table: HashMap<ObjectId, u32>,
+    ids: Ids,
     summary: ChunkSummary,
     stream: Option<Stream>,
     /// Bytes of the current stream so far, since the last unreadable place.
@@ -142,7 +142,7 @@ impl<'a> NameStage<'a> {
             known,
             out,
             new: Vec::new(),
-            table: HashMap::new(),
+            ids: Ids::default(),
             summary: ChunkSummary::default(),
             stream: None,
             pushed: 0,
@@ -154,14 +154,18 @@ impl<'a> NameStage<'a> {
 
     /// Takes over what the base snapshot has, before the first batch: `runs` of the chunks `ids`,
     /// each once. None of these chunks goes any further.
-    pub(super) fn adopt(&mut self, ids: Vec<ObjectId>, runs: Vec<MapRun>) {
-        self.table = ids.iter().copied().zip(0..).collect();
-        self.summary = ChunkSummary { ids, runs, ..ChunkSummary::default() };
+    ///
+    /// # Errors
+    /// [`Error::Internal`] where there are too many.
+    pub(super) fn adopt(&mut self, ids: Vec<ObjectId>, runs: Vec<MapRun>) -> Result<()> {
+        self.ids = Ids::of(ids)?;
+        self.summary = ChunkSummary { runs, ..ChunkSummary::default() };
+        Ok(())
     }
 
-    /// Returns what was found so far.
-    pub(super) fn found(&self) -> &ChunkSummary {
-        &self.summary
+    /// Returns the runs found so far.
+    pub(super) fn runs(&self) -> &[MapRun] {
+        &self.summary.runs
     }
 
     /// Works through one batch and returns its buffer.
@@ -191,7 +195,7 @@ impl<'a> NameStage<'a> {
 
     /// Ends the stage.
     pub fn finish(self) -> ChunkSummary {
-        self.summary
+        ChunkSummary { ids: self.ids.into_ids(), ..self.summary }
     }
 
     fn run(&mut self, disk: ByteRange, content: RunContent) {
@@ -253,7 +257,7 @@ impl<'a> NameStage<'a> {
         };
         let (id, len) = (ObjectId::of_chunk(content), content.len() as u64);
         self.hash_data(id, content);
-        let (index, is_new) = self.index_of(id)?;
+        let (index, is_new) = self.ids.number(id)?;
         if is_new && !self.known.contains(&id) {
             let bytes = match bytes {
                 Bytes::Buffer(_) => content.to_vec(),
@@ -342,21 +346,6 @@ impl<'a> NameStage<'a> {
         }
         let sent = self.out.send(std::mem::take(&mut self.new));
         sent.map_err(|_| Error::Internal("the upload stage has ended".into()))
-    }
-
-    /// Returns a chunk's position in the table of ids, and whether it is new there.
-    fn index_of(&mut self, id: ObjectId) -> Result<(u32, bool)> {
-        let next = self.summary.ids.len();
-        match self.table.entry(id) {
-            Entry::Occupied(entry) => Ok((*entry.get(), false)),
-            Entry::Vacant(entry) => {
-                let more = |_| Error::Internal("more than 2^32 chunks on one disk".into());
-                let index = u32::try_from(next).map_err(more)?;
-                entry.insert(index);
-                self.summary.ids.push(id);
-                Ok((index, true))
-            }
-        }
     }
 
     /// Gives the disk bytes behind `len` bytes of the stream from `at` on their place in the map.

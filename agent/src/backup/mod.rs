@@ -9,6 +9,7 @@ mod batch;
 mod chunk;
 mod content;
 mod cut;
+mod ids;
 mod image_map;
 mod inherit;
 mod manifest;
@@ -276,16 +277,16 @@ fn run_stages<T: Send>(
         }
         drop(missing_rx);
         let mut stage = chunk::NameStage::new(survey, job.known, len, chunk_tx);
-        if let Some(Adopted { ids, runs }) = adopted {
-            stage.adopt(ids, runs);
-        }
-        let chunked = cut_rx.into_iter().try_for_each(|batch: cut::CutBatch| {
-            let disk_bytes = batch.disk_bytes;
-            let buffer = stage.batch(batch)?;
-            monitor.advance(disk_bytes);
-            // Where many wait already, one less is kept.
-            let _ = recycle_tx.try_send(buffer);
-            Ok(())
+        let adopted = adopted.map_or(Ok(()), |Adopted { ids, runs }| stage.adopt(ids, runs));
+        let chunked = adopted.and_then(|()| {
+            cut_rx.into_iter().try_for_each(|batch: cut::CutBatch| {
+                let disk_bytes = batch.disk_bytes;
+                let buffer = stage.batch(batch)?;
+                monitor.advance(disk_bytes);
+                // Where many wait already, one less is kept.
+                let _ = recycle_tx.try_send(buffer);
+                Ok(())
+            })
         });
         let summary = stage.finish();
         let mut failures: Vec<Error> = sending.into_iter().filter_map(|s| join(s).err()).collect();

@@ -182,6 +182,18 @@ fn a_bitmap_in_doubt_keeps_its_group() {
         let group = |kib: &u64| (8193..16385).contains(kib);
         assert_eq!(kib(&counts).iter().filter(|kib| group(kib)).count(), 0, "{mkfs:?}");
         assert!(kib(&counts).is_subset(&kib(&free)));
+        // A bitmap at a place that the file system does not have, also where none need be read.
+        for number in 0..8 {
+            for bitmap in ["block_bitmap", "inode_bitmap"] {
+                let request = format!("set_bg {number} {bitmap} 65537\n");
+                let forged = debugfs(&format!("{request}set_bg {number} checksum calc\n"));
+                let forged = free_of(&forged).unwrap();
+                assert!(forged.groups_kept > 0, "{mkfs:?}: {request}");
+                let first = 1 + 8192 * number;
+                let given = kib(&forged).range(first..first + 8192).count();
+                assert_eq!(given, 0, "{mkfs:?}: {request}");
+            }
+        }
     }
 }
 

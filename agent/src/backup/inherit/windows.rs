@@ -209,7 +209,9 @@ impl Search<'_> {
         let (out, _) = bounded(1);
         let mut cutter = CutStage::new();
         let mut stage = NameStage::new(self.survey, &AllKnown, self.device.len(), out);
-        stage.adopt(ids.to_vec(), Vec::new());
+        if stage.adopt(ids.to_vec(), Vec::new()).is_err() {
+            return false;
+        }
         let begin = Batch { segments: vec![Segment::Begin(Stream::Residue)], ..Batch::default() };
         if stage.batch(cutter.batch(begin)).is_err() {
             return false;
@@ -228,7 +230,7 @@ impl Search<'_> {
             if stage.batch(cutter.batch(batch)).is_err() {
                 return false;
             }
-            let runs = stage.found().runs.get(compared..).unwrap_or_default();
+            let runs = stage.runs().get(compared..).unwrap_or_default();
             if !runs.iter().all(|run| agrees(past, run)) {
                 return false;
             }

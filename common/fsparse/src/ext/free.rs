@@ -133,6 +133,13 @@ impl Ext<'_> {
     fn read_bitmap(&self, bitmap: &mut Bitmap, fixed: &Zones, cache: &mut Cache) -> Result<()> {
         let group = self.groups.get(&bitmap.number).copied();
         let group = group.ok_or_else(|| bitmap.corrupt("its group's descriptor is damaged"))?;
+        // Also of one that is not read: who forged its place may have forged that it needs none.
+        for place in [group.block_bitmap, group.inode_bitmap] {
+            let sb = &self.superblock;
+            if place.0 <= u64::from(sb.first_data_block) || place.0 >= sb.blocks {
+                return Err(bitmap.corrupt("its group's bitmaps lie outside the file system"));
+            }
+        }
         if group.blocks_uninit {
             bitmap.mark(&self.zones);
             bitmap.mark(fixed);
