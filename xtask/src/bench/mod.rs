@@ -56,6 +56,10 @@ pub(crate) struct Options {
     /// Where disks and stores are made; needs to be on the disk that is to be measured.
     #[arg(long, value_name = "DIR")]
     work_dir: Option<PathBuf>,
+    /// Writes the tables into docs/performance.md and the README although there were fewer than three
+    /// rounds; each says how many.
+    #[arg(long)]
+    record: bool,
     /// Takes the programs as they were built last.
     #[arg(long)]
     no_build: bool,
@@ -211,6 +215,7 @@ fn measure(env: &BuildEnv, options: &Options, place: &Path, chosen: &[Scenario])
         meter: Meter::new(env, &run_dir)?,
         cold,
         rounds: options.rounds,
+        record: options.record,
         programs: if options.no_build { Programs::BuiltEarlier } else { Programs::BuiltNow },
         run_dir,
     };
@@ -239,6 +244,7 @@ struct Bench<'e> {
     meter: Meter<'e>,
     cold: Cold,
     rounds: u32,
+    record: bool,
     programs: Programs,
     run_dir: PathBuf,
 }
@@ -329,6 +335,7 @@ mod tests {
             dense: false,
             keep: false,
             work_dir: None,
+            record: false,
             no_build: true,
         }
     }

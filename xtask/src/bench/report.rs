@@ -12,7 +12,7 @@ use super::shelf::Zeros;
 use super::{Bench, pages, table};
 use crate::env::BuildEnv;
 
-/// Fewer rounds are no measurement: they do not go into the pages.
+/// Fewer rounds are no measurement: they go into the pages only where that is asked for.
 const ROUNDS_FOR_PAGES: u32 = 3;
 
 /// A report that grows with every scenario.
@@ -22,6 +22,7 @@ pub(super) struct Report<'e> {
     date: String,
     conditions: String,
     rounds: u32,
+    for_pages: bool,
     file: PathBuf,
     text: String,
 }
@@ -42,6 +43,7 @@ impl<'e> Report<'e> {
             date: today(env)?,
             conditions: format!("{}; {zeros}", bench.cold.sentence()),
             rounds: bench.rounds,
+            for_pages: bench.record || bench.rounds >= ROUNDS_FOR_PAGES,
             file: place.join("report.md"),
             text: String::new(),
         };
@@ -49,7 +51,8 @@ impl<'e> Report<'e> {
         Ok(report)
     }
 
-    /// Prints a section and writes it to the report, and to the pages when there were enough rounds.
+    /// Prints a section and writes it to the report, and to the pages when there were enough rounds or
+    /// it was asked for.
     ///
     /// # Errors
     /// When a file cannot be written.
@@ -59,7 +62,7 @@ impl<'e> Report<'e> {
         let _ = writeln!(self.text, "## {}\n\n{text}", section.scenario.key());
         fs::write(&self.file, &self.text)
             .with_context(|| format!("cannot write {}", self.file.display()))?;
-        if self.rounds < ROUNDS_FOR_PAGES {
+        if !self.for_pages {
             return Ok(());
         }
         let root = &self.env.root;
@@ -71,7 +74,7 @@ impl<'e> Report<'e> {
     /// Says where everything stands.
     pub(super) fn end(self) {
         println!("\neverything stands in {}", self.file.display());
-        if self.rounds < ROUNDS_FOR_PAGES {
+        if !self.for_pages {
             println!(
                 "{} and {} were left alone: fewer than {ROUNDS_FOR_PAGES} rounds are no measurement",
                 pages::PAGE,
