@@ -9,6 +9,7 @@ pub mod json;
 pub mod listing;
 pub mod programs;
 pub mod proxy;
+pub mod reader;
 pub mod vault;
 
 use std::fs::OpenOptions;
@@ -39,7 +40,7 @@ pub fn is_full() -> bool {
     std::env::var_os("UMBRA_TEST_FULL").is_some()
 }
 
-/// The Python that has the blake3 module, as `cargo xtask setup` made it; else the one in the path.
+/// The Python that has the modules blake3 and zstandard, as `cargo xtask setup` made it; else the one in the path.
 pub fn python() -> Command {
     Command::new(std::env::var_os("UMBRA_PYTHON").unwrap_or_else(|| "python3".into()))
 }

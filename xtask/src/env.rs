@@ -115,7 +115,7 @@ impl BuildEnv {
         env::split_paths(&self.search_path).map(|dir| dir.join(program)).find(|path| path.is_file())
     }
 
-    /// The Python that has the blake3 module: the one of our own environment where it was made.
+    /// The Python that has the modules of docs/formats: the one of our own environment where it was made.
     pub(crate) fn python(&self) -> PathBuf {
         let own = self.cache_dir.join("python/bin/python3");
         if own.exists() { own } else { PathBuf::from("python3") }

@@ -189,7 +189,7 @@ pub(crate) fn install(env: &BuildEnv, purpose: Purpose) -> Result<()> {
         }
     }
     if matches!(purpose, Purpose::Test | Purpose::Everything) {
-        install_blake3(env)?;
+        install_python_modules(env)?;
     }
     Ok(())
 }
@@ -323,19 +323,22 @@ fn apt_get(env: &BuildEnv, sudo: bool, arguments: &[&str]) -> Command {
     command
 }
 
-/// The independent image hash script needs Python's blake3 module, which Debian does not package.
-fn install_blake3(env: &BuildEnv) -> Result<()> {
-    let has_module = |python: &Path| {
+/// The independent programs in docs/formats need Python's modules blake3, which Debian does not package, and zstandard.
+fn install_python_modules(env: &BuildEnv) -> Result<()> {
+    let has_modules = |python: &Path| {
         Command::new(python)
-            .args(["-c", "import blake3"])
+            .args(["-c", "import blake3, zstandard"])
             .output()
             .is_ok_and(|o| o.status.success())
     };
     let dir = env.cache_dir.join("python");
-    if has_module(&env.python()) {
+    if has_modules(&env.python()) {
         return Ok(());
     }
-    println!("making a Python environment with the blake3 module in {}", dir.display());
+    println!(
+        "making a Python environment with the modules blake3 and zstandard in {}",
+        dir.display()
+    );
     let make_environment =
         || process::run(env.command("python3").args(["-m", "venv", "--clear"]).arg(&dir));
     if make_environment().is_err() {
@@ -349,9 +352,8 @@ fn install_blake3(env: &BuildEnv) -> Result<()> {
         install_packages(env, &[&package])?;
         make_environment()?;
     }
-    process::run(
-        Command::new(dir.join("bin/python3")).args(["-m", "pip", "install", "--quiet", "blake3"]),
-    )
+    let install = ["-m", "pip", "install", "--quiet", "blake3", "zstandard"];
+    process::run(Command::new(dir.join("bin/python3")).args(install))
 }
 
 #[cfg(test)]

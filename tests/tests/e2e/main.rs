@@ -18,5 +18,7 @@ mod image_hash_script;
 mod interrupted;
 mod kills;
 mod ordinary_user;
+mod read_store;
 mod resume;
 mod skip_unchanged;
+mod stored_store;
