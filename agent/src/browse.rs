@@ -16,6 +16,7 @@ use crate::fetch;
 
 mod walk;
 
+pub use umbra_common::overlay::display;
 pub use walk::{Visit, Walk};
 
 /// Symbolic links that are followed on one way, as the kernel bounds it (`MAXSYMLINKS`).
@@ -333,34 +334,6 @@ pub fn damage_in(snapshot: &Snapshot, place: &str, detail: String) -> Error {
 /// Returns the first digits of an id.
 pub fn short(id: &str) -> &str {
     id.get(..12).unwrap_or(id)
-}
-
-/// Shows a path to people: bytes that are no text, and control characters, as `\xNN`.
-pub fn display(path: &[u8]) -> String {
-    let mut text = String::with_capacity(path.len());
-    for chunk in path.utf8_chunks() {
-        for character in chunk.valid().chars() {
-            match character {
-                // What moves the cursor or turns the line around is not shown as such.
-                c if c.is_control() || is_invisible(c) => {
-                    let mut buffer = [0; 4];
-                    for byte in c.encode_utf8(&mut buffer).bytes() {
-                        text.push_str(&format!("\\x{byte:02x}"));
-                    }
-                }
-                c => text.push(c),
-            }
-        }
-        for byte in chunk.invalid() {
-            text.push_str(&format!("\\x{byte:02x}"));
-        }
-    }
-    text
-}
-
-/// Tells whether a character changes the direction of the text around it, or is a line separator.
-fn is_invisible(c: char) -> bool {
-    matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn split(path: &[u8]) -> impl Iterator<Item = Vec<u8>> + '_ {

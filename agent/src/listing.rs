@@ -3,7 +3,7 @@
 use data_encoding::BASE64;
 use serde_json::{Map, Value, json};
 use umbra_common::node::NodeSource;
-use umbra_common::overlay::{Entry, Extent};
+use umbra_common::overlay::{Entry, Extent, text_of};
 use umbra_common::{ByteOffset, overlay};
 use umbra_fsparse::{Codec, ExtentKind, FileType, Timestamp};
 
@@ -271,21 +271,6 @@ pub fn rfc3339(time: Timestamp) -> String {
     }
 }
 
-/// Returns bytes as text, and whether other bytes than UTF-8 (and then `%` too) stand as `%XX`.
-pub fn text_of(bytes: &[u8]) -> (String, bool) {
-    if let Ok(text) = std::str::from_utf8(bytes) {
-        return (text.to_owned(), false);
-    }
-    let mut text = String::with_capacity(bytes.len() + 8);
-    for chunk in bytes.utf8_chunks() {
-        text.push_str(&chunk.valid().replace('%', "%25"));
-        for byte in chunk.invalid() {
-            text.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    (text, true)
-}
-
 /// Formats bytes as lower-case hex digits.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -312,11 +297,5 @@ mod tests {
         assert_eq!(mode_text(FileType::Dir, 0o1777), "drwxrwxrwt");
         assert_eq!(mode_text(FileType::File, 0o6644), "-rwSr-Sr--");
         assert_eq!(mode_text(FileType::Char, 0o1600), "crw------T");
-    }
-
-    #[test]
-    fn names_that_are_no_text_are_encoded_whole() {
-        assert_eq!(text_of("ä%41".as_bytes()), ("ä%41".into(), false));
-        assert_eq!(text_of(b"a%\xff\xc3\xa4"), ("a%25%FFä".into(), true));
     }
 }

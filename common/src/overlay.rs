@@ -10,6 +10,7 @@ mod content_hash;
 mod directory;
 mod extent;
 mod extent_list;
+mod names;
 mod reader;
 mod record;
 mod xattrs;
@@ -18,6 +19,7 @@ pub use builder::{DirectoryWriter, write_directory, write_root};
 pub use content_hash::ContentHash;
 pub use extent::{Extent, maximal};
 pub use extent_list::{ExtentIter, LostExtents};
+pub use names::{display, text_of};
 pub use reader::{Entries, Entry, entries, find, lookup, root};
 pub use record::{Extents, Record, Xattrs};
 

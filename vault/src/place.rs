@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use umbra_net::Identity;
 use umbra_store::{
-    Error as StoreError, InitOptions, OpenMode, OpenOptions, RealVfs, Store, StoreId, Vfs,
+    CheckOptions, CheckReport, Error as StoreError, InitOptions, OpenMode, OpenOptions, ReadData,
+    RealVfs, Store, StoreId, Vfs,
 };
 
 /// How a store is opened.
@@ -106,6 +107,16 @@ impl Place {
         let vfs: Arc<dyn Vfs> = Arc::new(RealVfs::new(&self.dir));
         let store = Store::open(vfs, options).map_err(|error| self.store_error(error))?;
         Ok(OpenStore { store: Arc::new(store), place: self.clone() })
+    }
+
+    /// Checks the store without changing it, beside whoever owns it.
+    ///
+    /// # Errors
+    /// [`VaultError::Store`]; damage stands in the report.
+    pub fn check(&self, read: ReadData) -> Result<CheckReport> {
+        let vfs: Arc<dyn Vfs> = Arc::new(RealVfs::new(&self.dir));
+        let options = CheckOptions::new(self.index(), read);
+        umbra_store::check(&vfs, &options).map_err(|error| self.store_error(error))
     }
 
     /// Reads the store's id from its `FORMAT` file (docs/formats/store.md), without opening it.

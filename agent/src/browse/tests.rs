@@ -141,9 +141,3 @@ fn a_damaged_directory_is_one_visit_and_the_rest_is_there() {
     assert_eq!(damaged, ["b"]);
     assert_eq!(names(&fixture, "/b/f", Links::Keep).unwrap_err().exit_code(), 4);
 }
-
-#[test]
-fn what_a_terminal_would_obey_is_not_shown_as_such() {
-    assert_eq!(display(b"a\x1b[2J\n\xff\xc3\xa4"), "a\\x1b[2J\\x0a\\xffä");
-    assert_eq!(display("\u{202e}x\u{9b}".as_bytes()), "\\xe2\\x80\\xaex\\xc2\\x9b");
-}

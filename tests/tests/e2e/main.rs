@@ -6,6 +6,7 @@
 
 mod bad_input;
 mod caches;
+mod check;
 mod contract;
 mod corpus_files;
 mod corpus_recover;

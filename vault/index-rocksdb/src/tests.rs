@@ -198,4 +198,5 @@ fn damage_is_an_error_and_never_a_wrong_row() {
     assert!(failed > 0, "damage went unseen");
 }
 
+mod check;
 mod store;

@@ -98,7 +98,7 @@ impl Output {
 }
 
 /// Prints a number of bytes for people.
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
     let mut whole = bytes;
     let mut tenths = 0;

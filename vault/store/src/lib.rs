@@ -41,6 +41,10 @@ pub use objects::{LocalObjects, ObjectInfo, ObjectStore};
 pub use session::{
     Base, Commit, CommitRequest, OnSettled, Put, Session, SessionInfo, SessionStats, Settled,
 };
+pub use store::check::{
+    CheckOptions, CheckReport, Finding, FindingKind, Findings, HitPath, IndexChecked, LossCause,
+    LostObject, Reach, ReadData, RecordPlace, SnapshotHit, check,
+};
 pub use store::{Damage, InitOptions, OpenMode, OpenOptions, RebuildReport, Store, StoreStatus};
 pub use umbra_common::snapshot::Receipt;
 pub use umbra_common::wire::{Codec, Object};

@@ -12,7 +12,8 @@ use crate::error::{Error, Result};
 use crate::ids::Timestamp;
 use crate::vfs::{Access, Vfs, VfsFile, read_exact, write_all};
 
-const LOCK_NAME: &str = "LOCK";
+/// Its name.
+pub(crate) const LOCK_NAME: &str = "LOCK";
 const LOCK_MAGIC: [u8; 8] = *b"UMBRALCK";
 const LOCK_BYTES: u64 = 64;
 
@@ -25,12 +26,12 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 /// What the lock file says about its owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Owner {
+pub(crate) struct Owner {
     pid: u32,
     epoch: u64,
     since: Timestamp,
     /// It ended in order: everything that it wrote is durable.
-    ended: bool,
+    pub(crate) ended: bool,
 }
 
 impl Owner {
@@ -143,6 +144,34 @@ impl Lock {
         let found = read_owner(&*file).map_or(0, |owner| owner.epoch);
         if found == self.ours.epoch { Ok(()) } else { Err(lost(found)) }
     }
+}
+
+/// What the lock of a store shows to somebody who does not want it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ownership {
+    /// Who owns it, or did last; `None` where the file is not there or damaged.
+    pub(crate) owner: Option<Owner>,
+    /// Somebody holds it now.
+    pub(crate) held: bool,
+}
+
+/// Looks at the lock. It is taken for a moment to see whether it is free, which nobody notices
+/// who tries as often as [`Lock::take`] does.
+///
+/// # Errors
+/// What the storage says.
+pub(crate) fn look(vfs: &dyn Vfs) -> Result<Ownership> {
+    let file = match vfs.open(LOCK_NAME, Access::Read) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(Ownership { owner: None, held: false });
+        }
+        Err(error) => return Err(Error::io("open", LOCK_NAME, error)),
+    };
+    let owner = read_owner(&*file);
+    // A file system without locks cannot tell; then what changes meanwhile looks like damage.
+    let held = !file.try_lock().unwrap_or(true);
+    Ok(Ownership { owner, held })
 }
 
 /// Reads what the owner wrote, where it can be read.

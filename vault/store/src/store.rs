@@ -20,6 +20,7 @@ use crate::session::{Base, Commit, CommitRequest, Lease, Put, Session, SessionIn
 use crate::vfs::{Space, Vfs};
 
 mod adopt;
+pub(crate) mod check;
 mod contents;
 mod in_flight;
 mod inner;

@@ -140,7 +140,7 @@ impl Inner {
     }
 
     /// Reads the table beside a pack; `None` where there is no sound one.
-    fn table_beside(&self, pack: PackId) -> Result<Option<Contents>> {
+    pub(crate) fn table_beside(&self, pack: PackId) -> Result<Option<Contents>> {
         let name = contents_name(pack);
         let Some(info) = self.objects.head(&name)? else { return Ok(None) };
         let bytes = self.objects.get_ranges(&name, &[range(0, info.len)?])?;

@@ -4,10 +4,13 @@ use std::io;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, RwLock};
 
+use crate::cipher::Cipher;
 use crate::error::{Error, Result};
 use crate::format::{FORMAT_NAME, MAX_FORMAT_BYTES, StoreFormat};
 use crate::ids::{StoreId, Timestamp};
-use crate::index::{INDEX_VERSION, Index, IndexFormat, IndexOpener, LayeredIndex, MemoryIndex};
+use crate::index::{
+    INDEX_VERSION, Index, IndexFormat, IndexOpener, LayeredIndex, MemoryIndex, MemoryIndexOpener,
+};
 use crate::journal::{Journal, LocalJournal, SealTo};
 use crate::lock::Lock;
 use crate::log::{Entry, Log, LogWriter, Replayed, replay};
@@ -79,7 +82,7 @@ fn open_index(
 }
 
 /// Tells whether an error is one of the index, which can be made anew.
-fn is_of_index(error: &Error) -> bool {
+pub(crate) fn is_of_index(error: &Error) -> bool {
     match error.root() {
         Error::Index { .. } => true,
         Error::Corrupt { path, .. } => path == "index",
@@ -257,6 +260,25 @@ fn settle_names(vfs: &Arc<dyn Vfs>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Makes the insides of a store for a check: `FORMAT` is read and nothing else, no lock is taken,
+/// and there is no index.
+///
+/// # Errors
+/// As [`Store::open`].
+pub(crate) fn insides(
+    vfs: &Arc<dyn Vfs>,
+    objects: Option<Arc<dyn ObjectStore>>,
+    cipher: Option<Arc<dyn Cipher>>,
+) -> Result<Inner> {
+    let format = read_format(&**vfs, OpenMode::ReadOnly)?;
+    let (objects, journal, _) = storage(vfs, objects);
+    let index = Arc::new(MemoryIndex::default());
+    let parts = Parts { vfs: Arc::clone(vfs), objects, journal, index, store: format.store };
+    let options = OpenOptions::reader(Box::new(MemoryIndexOpener), Timestamp(0));
+    let inner = parts.into_inner(Log::new(Replayed::default(), None), &options);
+    Ok(Inner { cipher, ..inner })
 }
 
 /// Opens a store for reading, beside its owner or on media that cannot be written.

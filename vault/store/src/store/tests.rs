@@ -17,6 +17,7 @@ mod claims;
 mod crash;
 mod cut_rebuild;
 mod damage;
+mod forged;
 mod whole;
 
 /// The id of every store of these tests.
