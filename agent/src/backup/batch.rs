@@ -17,7 +17,7 @@ pub enum Stream {
     Unparsed,
 }
 
-/// A step of the chunk stage. Positions are those that zero blocks are aligned to: logical for
+/// A step of the stage that cuts. Positions are those that zero blocks are aligned to: logical for
 /// files, of the disk otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Segment {

@@ -74,7 +74,7 @@ pub struct MapRun {
     pub content: RunContent,
 }
 
-/// What the chunk stage found out.
+/// What the naming stage found out.
 #[derive(Debug, Default)]
 pub struct ChunkSummary {
     /// Ids of all chunks of the disk, each once.

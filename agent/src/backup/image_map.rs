@@ -1,4 +1,4 @@
-//! From the runs of the chunk stage to the nodes of the image map.
+//! From the runs of the naming stage to the nodes of the image map.
 
 use umbra_common::image_hash::{WINDOW_BYTES, WindowHash};
 use umbra_common::map::{Content, MapBuilder, MapRoot, Run};
