@@ -6,6 +6,7 @@
 use std::fs::{File, Metadata};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use umbra_fsparse::{ByteLen, ByteOffset, ByteRange, ReadAt, ReadError};
 
@@ -78,6 +79,10 @@ pub struct Source {
     file: File,
     /// The same file, read past the system's cache; absent where that is not known to work.
     direct: Option<File>,
+    /// Bytes of an image file that are no hole, as the file system said last: it looks through the
+    /// whole run up to the next hole, which a full image asked for each file would pay for each
+    /// time. What becomes a hole meanwhile is read as the zeros that it is.
+    data: Mutex<ByteRange>,
     path: PathBuf,
     kind: SourceKind,
     len: ByteLen,
@@ -123,7 +128,9 @@ impl Source {
         let (path, changes) = (path.into(), Changes::Refused);
         let direct = device::open_direct(&file, kind == SourceKind::BlockDevice);
         let writes = None;
-        let mut source = Self { file, direct, path, kind, len, sector, opened, writes, changes };
+        let data = Mutex::default();
+        let mut source =
+            Self { file, direct, data, path, kind, len, sector, opened, writes, changes };
         source.writes = source.count_writes();
         Ok(source)
     }
@@ -167,6 +174,21 @@ impl Source {
         }
         uses.extend(mounts::use_by_emulator(&self.file));
         uses
+    }
+
+    /// Finds the next bytes of a file, at or after `at`, up to the hole behind them. Empty, at the
+    /// end of all files, where nothing but a hole follows.
+    fn data_at(&self, at: u64) -> rustix::io::Result<ByteRange> {
+        let start = match rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Data(at)) {
+            Err(rustix::io::Errno::NXIO) => u64::MAX,
+            other => other?,
+        };
+        let end = match start {
+            u64::MAX => start,
+            start => rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Hole(start))?,
+        };
+        let range = ByteRange::between(ByteOffset(start.max(at)), ByteOffset(end));
+        range.ok_or(rustix::io::Errno::INVAL)
     }
 
     /// Returns its length now, where that is less than it was.
@@ -254,26 +276,24 @@ impl Device for Source {
         // A file that was cut short has no holes behind its end: those bytes are lost.
         let now = self.file.metadata().map_or(0, |now| now.len());
         let end = range.end().0.min(self.len.0).min(now);
+        let mut known = self.data.lock().unwrap_or_else(PoisonError::into_inner);
         let mut holes = Vec::new();
         let mut at = range.start().0;
         while at < end {
-            let data = match rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Data(at)) {
-                Ok(data) => data.min(end),
-                Err(rustix::io::Errno::NXIO) => end,
-                Err(_) => return holes,
-            };
-            if let Some(hole) = ByteRange::between(ByteOffset(at), ByteOffset(data))
-                && !hole.is_empty()
-            {
-                holes.push(hole);
+            if !(known.start().0..known.end().0).contains(&at) {
+                let Ok(data) = self.data_at(at) else { break };
+                *known = data;
+                if let Some(hole) =
+                    ByteRange::between(ByteOffset(at), data.start().min(ByteOffset(end)))
+                    && !hole.is_empty()
+                {
+                    holes.push(hole);
+                }
+                if known.is_empty() {
+                    break;
+                }
             }
-            if data >= end {
-                break;
-            }
-            match rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Hole(data)) {
-                Ok(hole) if hole > data => at = hole,
-                _ => break,
-            }
+            at = known.end().0;
         }
         holes
     }

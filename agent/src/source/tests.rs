@@ -174,3 +174,32 @@ fn what_is_not_cached_is_read_past_the_cache_and_what_is_cached_from_it() {
     let live = Source::open(file.path()).unwrap().on_changes(Changes::Expected);
     assert!(!live.read_direct(ByteOffset(0), &mut room[..UNIT]), "it may change");
 }
+
+#[test]
+fn holes_are_the_same_in_whatever_order_they_are_asked_for() {
+    const UNIT: u64 = 64 << 10;
+    // Two of three pieces are data, of various lengths; a hole at the end.
+    let is_data = |piece: u64| piece < 58 && piece % 7 % 3 != 1;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(60 * UNIT).unwrap();
+    for piece in (0..60).filter(|piece| is_data(*piece)) {
+        file.as_file().write_all_at(&[7; UNIT as usize], piece * UNIT).unwrap();
+    }
+    let source = Source::open(file.path()).unwrap();
+    if source.holes(span(0, 60 * UNIT)).is_empty() {
+        println!("skipped: {} is on no file system that has holes", file.path().display());
+        return;
+    }
+    for round in 0..2000_u64 {
+        let first = round * 37 % 60;
+        let pieces = 1 + round * 11 % (60 - first);
+        let mut bytes = vec![false; usize::try_from(pieces).unwrap()];
+        for hole in source.holes(span(first * UNIT, pieces * UNIT)) {
+            for piece in hole.start().0 / UNIT..hole.end().0 / UNIT {
+                bytes[usize::try_from(piece - first).unwrap()] = true;
+            }
+        }
+        let expected: Vec<bool> = (first..first + pieces).map(|piece| !is_data(piece)).collect();
+        assert_eq!(bytes, expected, "{pieces} pieces from {first} on");
+    }
+}
