@@ -8,9 +8,9 @@ use super::*;
 use crate::bad_input::expect_refusal;
 
 /// Bytes of a disk that takes some seconds to send.
-const SLOW_BYTES: u64 = 96 << 20;
+const SLOW_BYTES: u64 = 192 << 20;
 /// Slow enough that the test gets in between.
-const RATE: &str = "16M";
+const RATE: &str = "24M";
 
 /// Starts a slow backup and waits until a part of it has arrived.
 fn slow_backup(home: &Home, image: &Path, more: &[&str]) -> Result<Running> {
