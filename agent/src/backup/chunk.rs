@@ -113,7 +113,7 @@ struct Backing {
 
 /// The hash of the current file's content.
 enum FileHash {
-    /// It has none: no file, or the hash is known.
+    /// It has none: this is no file.
     None,
     /// Nothing of it was hashed yet.
     Begun {
@@ -280,16 +280,10 @@ impl<'a> NameStage<'a> {
 
     /// Adds a chunk to the hash of the file, while its bytes are in the processor's caches.
     fn hash_data(&mut self, id: ObjectId, bytes: &[u8]) {
-        match &mut self.hash {
-            FileHash::Begun { size, .. } if *size == bytes.len() as u64 => {
-                self.hash = FileHash::Whole(id);
-            }
-            FileHash::Begun { .. } | FileHash::Running { .. } => {
-                if let Some(hasher) = self.hasher() {
-                    hasher.update(bytes);
-                }
-            }
-            FileHash::None | FileHash::Whole(_) | FileHash::Absent(_) => {}
+        if matches!(self.hash, FileHash::Begun { size, .. } if size == bytes.len() as u64) {
+            self.hash = FileHash::Whole(id);
+        } else if let Some(hasher) = self.hasher() {
+            hasher.update(bytes);
         }
     }
 

@@ -10,12 +10,10 @@ use umbra_common::ByteOffset;
 use super::Target;
 use crate::device;
 use crate::error::Result;
+use crate::source::DIRECT_ALIGNMENT as ALIGNMENT;
 
 /// Bytes read back at a time. Whoever reads in order asks for whole pieces, the last one excepted.
 pub const PIECE_BYTES: usize = 4 << 20;
-/// Where reading past the page cache begins in memory and on the medium; no common device has
-/// larger sectors.
-const ALIGNMENT: usize = 4096;
 
 /// A settled target, to be read in pieces.
 #[derive(Debug)]
