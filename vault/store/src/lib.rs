@@ -5,6 +5,7 @@
 //! store runs one plain thread for each of its lanes. Clock and randomness come from the caller.
 //!
 //! Formats: `docs/formats/{store,pack,log,receipt-file}.md`.
+#![doc = include_str!("../OPERATIONS.md")]
 
 mod bytes;
 mod cipher;
