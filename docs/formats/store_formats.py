@@ -105,7 +105,7 @@ def log(data):
         assert len(payload) == length
         previous, sequence = data[at + 64:at + 96], found
         assert previous == hash_of(data[at:at + 64] + payload), "check"
-        assert payload[0] >> 5 == 5 and payload[1] == 0 and 1 <= payload[2] <= 8, "an entry of a known kind"
+        assert payload[0] >> 5 == 5 and payload[1] == 0 and 1 <= payload[2] <= 13, "an entry of a known kind"
         show(" entry", sequence, "time", time, "kind", payload[2], payload.hex())
         at += 96 + length
 

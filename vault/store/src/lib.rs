@@ -23,6 +23,7 @@ mod object;
 mod objects;
 mod pack;
 mod receipt;
+mod retention;
 mod session;
 mod store;
 pub mod testing;
@@ -36,9 +37,12 @@ pub use index::{
     LogMark, MemoryIndex, MemoryIndexOpener, PackRow, PackState,
 };
 pub use journal::{Journal, LocalJournal, SealTo, Segment};
-pub use log::{Entry, Log, LogState, Machine, Role, Token};
+pub use log::{Entry, Forgotten, HoldOn, Log, LogState, Machine, Role, Token};
 pub use object::{MAX_REFERENCES, MAX_STORED_BYTES, prove};
 pub use objects::{LocalObjects, ObjectInfo, ObjectStore};
+pub use retention::{
+    Candidate, DEFAULT_UNDO_SECONDS, Keep, MAX_SECONDS, Period, Policy, Reason, Scope, Verdict,
+};
 pub use session::{
     Base, Commit, CommitRequest, OnSettled, Put, Session, SessionInfo, SessionStats, Settled,
 };

@@ -19,10 +19,14 @@ use crate::lock::Lock;
 mod entry;
 mod replay;
 pub(crate) mod segment;
+mod state;
 
-pub use entry::{Entry, LogState, Machine, Role, Token};
+#[allow(unused_imports)]
+pub(crate) use entry::MAX_SEQUENCES;
+pub use entry::{Entry, HoldOn, Machine, Role, Token};
 pub(crate) use replay::{Replayed, replay, segment_name};
 use segment::{ChainEnd, LogRecord, SegmentHeader};
+pub use state::{Forgotten, LogState};
 
 /// A segment is left for a new one when it is this long.
 const SEGMENT_BYTES: u64 = 16 << 20;
@@ -154,6 +158,8 @@ impl Inner {
         let mut bytes = Vec::new();
         for entry in entries {
             let (encoded, next) = LogRecord::encode(entry, now, end);
+            // It would be written and never be read again: damage that we made ourselves.
+            LogRecord::check_len(&encoded)?;
             bytes.extend_from_slice(&encoded);
             end = next;
         }

@@ -1,16 +1,17 @@
-//! Entries of the LOG, their encoding, and what they amount to.
+//! Entries of the LOG.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use umbra_common::ObjectId;
-use umbra_common::cbor::{Fields, Reader, Writer};
-use umbra_common::snapshot::shortened;
 use umbra_common::wire::Fingerprint;
 
 use crate::ids::{Digest, MachineId, StoreId, Timestamp};
+use crate::retention::{Policy, Scope};
 
-/// Longest text of an entry, in bytes; longer ones are cut.
-const MAX_TEXT_BYTES: usize = 4096;
+mod encode;
+
+/// Most receipts that one entry of those below names: at 9 bytes each they fill half of it.
+pub(crate) const MAX_SEQUENCES: usize = 4_000;
 
 /// What a machine may do. The numbers stand in the LOG.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -75,6 +76,46 @@ pub enum Entry {
         /// What.
         text: String,
     },
+    /// The policy, all of it, from now on.
+    PolicySet(Policy),
+    /// Snapshots are protected from now on, or not any more.
+    Protected {
+        /// Numbers of their receipts.
+        sequences: BTreeSet<u64>,
+        /// Whether they are.
+        on: bool,
+    },
+    /// An administrator holds snapshots, or releases his hold.
+    Held {
+        /// Which.
+        on: HoldOn,
+        /// Why; empty where nobody said.
+        reason: String,
+        /// The hold ends.
+        released: bool,
+    },
+    /// Snapshots of one disk are hidden; a collection may give their space back once the time to
+    /// undo it is over.
+    Forgotten {
+        /// Whose they are. Stands here because holds name machines and disks.
+        disk: Scope,
+        /// Numbers of their receipts.
+        sequences: BTreeSet<u64>,
+    },
+    /// Snapshots are there again that were forgotten.
+    ForgetUndone {
+        /// Numbers of their receipts.
+        sequences: BTreeSet<u64>,
+    },
+}
+
+/// What a hold is on: while it lasts, nothing of it is forgotten and nothing given back.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum HoldOn {
+    /// Every snapshot of a scope, those to come too.
+    Scope(Scope),
+    /// One snapshot, by the number of its receipt.
+    Snapshot(u64),
 }
 
 /// A machine, as enrolled.
@@ -107,35 +148,6 @@ pub struct Token {
     pub expires: Timestamp,
 }
 
-/// What the entries of the LOG amount to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LogState {
-    /// The store, once created.
-    pub store: Option<StoreId>,
-    /// When it was made.
-    pub created: Timestamp,
-    /// Machines by id.
-    pub machines: BTreeMap<MachineId, Machine>,
-    /// Tokens by id; `uses` is what is left.
-    pub tokens: BTreeMap<[u8; 16], Token>,
-    /// Receipts by sequence number: hash and snapshot.
-    pub receipts: BTreeMap<u64, (Digest, ObjectId)>,
-    /// Number of the last entry; the first is 1.
-    pub sequence: u64,
-}
-
-impl LogState {
-    /// Returns the machine with this public key, if one is enrolled.
-    pub fn machine_by_key(&self, key: Fingerprint) -> Option<&Machine> {
-        self.machines.values().find(|machine| machine.key == key)
-    }
-
-    /// Returns the machine with this name, if one is enrolled.
-    pub fn machine_by_name(&self, name: &str) -> Option<&Machine> {
-        self.machines.values().find(|machine| machine.name == name)
-    }
-}
-
 impl Role {
     /// Every role, in the order of their numbers.
     pub const ALL: [Self; 5] =
@@ -152,157 +164,14 @@ impl Role {
     }
 }
 
-impl Entry {
-    /// Encodes it as deterministic CBOR.
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut writer = Writer::new();
-        writer.record(|record| match self {
-            Self::StoreCreated { store } => {
-                record.field(0).uint(1u8);
-                record.field(1).bytes(&store.0);
-            }
-            Self::MachineEnrolled(machine) => {
-                record.field(0).uint(2u8);
-                record.field(1).bytes(&machine.id.0);
-                record.text(2, &shortened(&machine.name, MAX_TEXT_BYTES));
-                record.field(3).bytes(&machine.key.0);
-                record.uint(4, machine.role.number());
-            }
-            Self::TokenIssued(token) => {
-                record.field(0).uint(3u8);
-                record.field(1).bytes(&token.id);
-                record.field(2).bytes(&token.secret_hash.0);
-                record.uint(3, token.role.number());
-                if let Some(name) = &token.machine_name {
-                    record.field(4).text(&shortened(name, MAX_TEXT_BYTES));
-                }
-                record.uint(5, token.uses);
-                record.field(6).int(token.expires.0);
-            }
-            Self::TokenUsed { token, machine } => {
-                record.field(0).uint(4u8);
-                record.field(1).bytes(token);
-                record.field(2).bytes(&machine.0);
-            }
-            Self::ReceiptCommitted { sequence, hash, snapshot } => {
-                record.field(0).uint(5u8);
-                record.uint(1, *sequence);
-                record.field(2).bytes(&hash.0);
-                record.field(3).bytes(&snapshot.0);
-            }
-            Self::IndexLost { reason } => {
-                record.field(0).uint(6u8);
-                record.text(1, &shortened(reason, MAX_TEXT_BYTES));
-            }
-            Self::IndexRebuilt { objects } => {
-                record.field(0).uint(7u8);
-                record.uint(1, *objects);
-            }
-            Self::Audit { machine, text } => {
-                record.field(0).uint(8u8);
-                if let Some(machine) = machine {
-                    record.field(1).bytes(&machine.0);
-                }
-                record.text(2, &shortened(text, MAX_TEXT_BYTES));
-            }
-        });
-        writer.into_bytes()
-    }
-
-    /// Decodes what [`Entry::encode`] writes.
-    ///
-    /// # Errors
-    /// `Corrupt`; `UnknownNumber` for an entry or field of the future.
-    pub(crate) fn decode(bytes: &[u8]) -> umbra_common::Result<Self> {
-        let mut reader = Reader::new("LOG entry", bytes);
-        let mut fields = reader.record()?;
-        let kind: u64 = fields.required(&mut reader, 0, Reader::uint)?;
-        let entry = Self::decode_fields(kind, &mut fields, &mut reader)?;
-        fields.finish(&reader)?;
-        reader.finish()?;
-        Ok(entry)
-    }
-
-    fn decode_fields(
-        kind: u64,
-        fields: &mut Fields,
-        reader: &mut Reader<'_>,
-    ) -> umbra_common::Result<Self> {
-        Ok(match kind {
-            1 => {
-                Self::StoreCreated { store: StoreId(fields.required(reader, 1, Reader::exactly)?) }
-            }
-            2 => Self::MachineEnrolled(Machine {
-                id: MachineId(fields.required(reader, 1, Reader::exactly)?),
-                name: fields.text(reader, 2, MAX_TEXT_BYTES)?,
-                key: Fingerprint(fields.required(reader, 3, Reader::exactly)?),
-                role: read_role(fields, reader, 4)?,
-            }),
-            3 => Self::TokenIssued(Token {
-                id: fields.required(reader, 1, Reader::exactly)?,
-                secret_hash: Digest(fields.required(reader, 2, Reader::exactly)?),
-                role: read_role(fields, reader, 3)?,
-                machine_name: fields
-                    .optional(reader, 4, |reader| Ok(reader.text(MAX_TEXT_BYTES)?.to_owned()))?,
-                uses: fields.uint(reader, 5)?,
-                expires: Timestamp(fields.required(reader, 6, Reader::int)?),
-            }),
-            4 => Self::TokenUsed {
-                token: fields.required(reader, 1, Reader::exactly)?,
-                machine: MachineId(fields.required(reader, 2, Reader::exactly)?),
-            },
-            5 => Self::ReceiptCommitted {
-                sequence: fields.uint(reader, 1)?,
-                hash: Digest(fields.required(reader, 2, Reader::exactly)?),
-                snapshot: ObjectId(fields.required(reader, 3, Reader::exactly)?),
-            },
-            6 => Self::IndexLost { reason: fields.text(reader, 1, MAX_TEXT_BYTES)? },
-            7 => Self::IndexRebuilt { objects: fields.uint(reader, 1)? },
-            8 => Self::Audit {
-                machine: fields.optional(reader, 1, Reader::exactly)?.map(MachineId),
-                text: fields.text(reader, 2, MAX_TEXT_BYTES)?,
-            },
-            other => return Err(reader.unknown(other)),
-        })
-    }
-}
-
-fn read_role(fields: &mut Fields, reader: &mut Reader<'_>, key: u64) -> umbra_common::Result<Role> {
-    let number: u8 = fields.uint(reader, key)?;
-    Role::from_number(number).ok_or_else(|| reader.unknown(number.into()))
-}
-
-impl LogState {
-    /// Applies an entry.
-    pub(crate) fn apply(&mut self, time: Timestamp, entry: &Entry) {
-        match entry {
-            Entry::StoreCreated { store } => {
-                self.store = Some(*store);
-                self.created = time;
-            }
-            Entry::MachineEnrolled(machine) => {
-                self.machines.insert(machine.id, machine.clone());
-            }
-            Entry::TokenIssued(token) => {
-                self.tokens.insert(token.id, token.clone());
-            }
-            Entry::TokenUsed { token, .. } => {
-                if let Some(token) = self.tokens.get_mut(token) {
-                    token.uses = token.uses.saturating_sub(1);
-                }
-            }
-            Entry::ReceiptCommitted { sequence, hash, snapshot } => {
-                self.receipts.insert(*sequence, (*hash, *snapshot));
-            }
-            Entry::IndexLost { .. } | Entry::IndexRebuilt { .. } | Entry::Audit { .. } => {}
-        }
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 pub(crate) mod tests {
+    use umbra_common::cbor::Writer;
+
     use super::*;
+    use crate::log::LogState;
+    use crate::retention::Keep;
 
     pub(crate) fn one_of_each() -> Vec<Entry> {
         let machine = MachineId([3; 16]);
@@ -331,7 +200,37 @@ pub(crate) mod tests {
             Entry::IndexLost { reason: "gone".to_owned() },
             Entry::IndexRebuilt { objects: 9 },
             Entry::Audit { machine: Some(machine), text: "forgot a snapshot".to_owned() },
+            Entry::PolicySet(policy()),
+            Entry::Protected { sequences: [1, 7].into(), on: true },
+            Entry::Held {
+                on: HoldOn::Scope(Scope::parse("web-1/sda").unwrap()),
+                reason: "court order 12".to_owned(),
+                released: false,
+            },
+            Entry::Held { on: HoldOn::Snapshot(300), reason: String::new(), released: true },
+            Entry::Forgotten {
+                disk: Scope::parse("web-1/sdb").unwrap(),
+                sequences: [2, 24, 70_000].into(),
+            },
+            Entry::ForgetUndone { sequences: [24].into() },
         ]
+    }
+
+    fn policy() -> Policy {
+        let all = Keep {
+            last: 1,
+            hourly: 2,
+            daily: 7,
+            weekly: 4,
+            monthly: 12,
+            yearly: 10,
+            within_seconds: 14 * 86_400,
+            tags: ["golden".to_owned(), "release".to_owned()].into(),
+        };
+        let disk = Keep { last: 3, ..Keep::default() };
+        let rules = [("*", all), ("web-1", Keep::default()), ("web-1/sda", disk)];
+        let rules = rules.into_iter().map(|(scope, keep)| (Scope::parse(scope).unwrap(), keep));
+        Policy { undo_seconds: 3 * 86_400, rules: rules.collect() }
     }
 
     #[test]
@@ -346,6 +245,59 @@ pub(crate) mod tests {
         assert_eq!(state.machine_by_name("web-1").unwrap().id, MachineId([3; 16]));
         assert_eq!(state.machine_by_key(Fingerprint([5; 32])).unwrap().role, Role::Admin);
         assert_eq!(state.receipts.len(), 1);
+        assert_eq!(state.policy, policy());
+        assert_eq!(state.protected, [1, 7].into());
+        assert_eq!(state.holds.len(), 1);
+        assert_eq!(state.forgotten.keys().copied().collect::<Vec<_>>(), [2, 70_000]);
+    }
+
+    #[test]
+    fn what_one_entry_may_name_fits_into_it() {
+        let sequences = (0u64..).take(MAX_SEQUENCES).map(|n| u64::MAX - n).collect();
+        let name = "n".repeat(64);
+        let disk = Scope::of_disk(&name, &name).unwrap();
+        let encoded = Entry::Forgotten { disk, sequences }.encode();
+        assert!(encoded.len() <= 48 << 10, "{}", encoded.len());
+        assert!(Entry::decode(&encoded).is_ok());
+    }
+
+    #[test]
+    fn what_is_written_otherwise_is_refused() {
+        let fields = |kind: u64, fill: &dyn Fn(&mut umbra_common::cbor::Record)| {
+            let mut writer = Writer::new();
+            writer.record(|record| {
+                record.field(0).uint(kind);
+                fill(record);
+            });
+            Entry::decode(&writer.into_bytes())
+        };
+        let list = |record: &mut umbra_common::cbor::Record, key, items: &[u64]| {
+            record.list(key, items, |writer, item| writer.uint(*item));
+        };
+        assert!(fields(13, &|record| list(record, 1, &[1, 2])).is_ok());
+        assert!(fields(13, &|record| list(record, 1, &[2, 1])).is_err(), "out of order");
+        assert!(fields(13, &|record| list(record, 1, &[2, 2])).is_err(), "twice");
+        assert!(fields(10, &|record| record.uint(2, 2u8)).is_err(), "neither on nor off");
+        assert!(fields(12, &|record| record.text(2, "sda")).is_err(), "a disk of no machine");
+        assert!(fields(12, &|record| record.text(1, "a/b")).is_err(), "no name");
+        assert!(
+            fields(11, &|record| {
+                record.text(1, "web-1");
+                record.field(3).uint(4u8);
+            })
+            .is_err(),
+            "a machine and a snapshot"
+        );
+        assert!(fields(9, &|record| record.uint(1, u64::MAX)).is_err(), "too long a time");
+        let rules = |scopes: &[&str]| {
+            fields(9, &|record| {
+                record.list(2, scopes, |writer, scope| {
+                    writer.record(|record| record.text(0, scope));
+                });
+            })
+        };
+        assert!(rules(&["", "a", "b"]).is_ok());
+        assert!(rules(&["b", "a"]).is_err() && rules(&["a", "a"]).is_err());
     }
 
     #[test]

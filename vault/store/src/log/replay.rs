@@ -6,10 +6,11 @@ use crate::bytes::narrow;
 use crate::error::{Error, Result};
 use crate::ids::StoreId;
 use crate::journal::Journal;
-use crate::log::entry::{Entry, LogState};
+use crate::log::entry::Entry;
 use crate::log::segment::{
     ChainEnd, LogRecord, SEGMENT_HEADER_BYTES, SegmentEntries, SegmentHeader,
 };
+use crate::log::state::LogState;
 
 /// What the LOG holds.
 #[derive(Debug, Default)]

@@ -139,6 +139,19 @@ impl LogRecord {
         (bytes, ChainEnd { sequence, hash })
     }
 
+    /// Checks that an encoded entry is not too long to be read again.
+    ///
+    /// # Errors
+    /// `Limit`.
+    pub(crate) fn check_len(encoded: &[u8]) -> Result<()> {
+        let limit = u64::from(MAX_PAYLOAD_BYTES);
+        let found = wide(encoded.len().saturating_sub(ENTRY_HEADER_BYTES));
+        match found <= limit {
+            true => Ok(()),
+            false => Err(Error::Limit { what: "the length of a LOG entry", found, limit }),
+        }
+    }
+
     /// Verifies the entry at the start of `bytes`; `None` where there is none.
     pub(crate) fn verify(bytes: &[u8]) -> Option<Self> {
         let mut fields = Cursor::new(bytes);
