@@ -201,9 +201,13 @@ impl Index for RocksIndex {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut changes = WriteBatch::default();
         for (key, location) in &batch.remove {
-            let row = self.find(key)?;
-            if row.is_some_and(|row| row.pack == location.pack && row.offset == location.offset) {
+            if self.find(key)?.is_some_and(|row| row.is_same_place(location)) {
                 changes.delete(rows::object_key(key));
+            }
+        }
+        for (key, expected, new) in &batch.replace {
+            if self.find(key)?.is_some_and(|row| row.is_same_place(expected)) {
+                changes.put(rows::object_key(key), rows::encode_location(new));
             }
         }
         for (key, location) in &batch.put {

@@ -150,6 +150,24 @@ pub enum Error {
         /// Whose it is.
         found: StoreId,
     },
+    /// A session did nothing for so long that what it relied on may be gone.
+    #[error("this backup was silent for more than a day and has ended; begin it anew")]
+    LeaseEnded,
+    /// Collections, repairs and rebuilds keep each other out. Exit code 11.
+    #[error("{running} is under way in this store")]
+    Busy {
+        /// What is under way.
+        running: &'static str,
+    },
+    /// A collection found something that is missing or damaged, and deleted nothing. Exit code 4.
+    #[error("nothing was deleted: {reason}")]
+    NotCollected {
+        /// What it found.
+        reason: String,
+    },
+    /// It was told to stop.
+    #[error("it was stopped")]
+    Stopped,
     /// A rebuild of the index failed in this process.
     #[error("the index was not made to the end; the store must be opened anew")]
     IndexHalfMade,

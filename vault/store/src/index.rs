@@ -37,6 +37,13 @@ pub struct Location {
     pub incomplete: bool,
 }
 
+impl Location {
+    /// Tells whether two locations are the same record, whatever else is said of it.
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        self.pack == other.pack && self.offset == other.offset
+    }
+}
+
 /// What a pack is to the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -90,6 +97,9 @@ pub struct Batch {
     pub put: Vec<(Key, Location)>,
     /// Rows to remove where they still name this location.
     pub remove: Vec<(Key, Location)>,
+    /// Rows to change from one location to another, where they still name the first: (key,
+    /// expected, new).
+    pub replace: Vec<(Key, Location, Location)>,
     /// Pack rows to write.
     pub packs: Vec<(PackId, PackRow)>,
     /// Pack rows to remove.

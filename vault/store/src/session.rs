@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use umbra_common::snapshot::Receipt;
 use umbra_common::{ObjectId, Reference};
 
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::ids::{DomainId, MachineId, RunId, SessionNonce, Timestamp};
 
 /// What became of objects that were accepted.
@@ -179,7 +179,7 @@ impl Drop for Session {
     }
 }
 
-/// One lease a session: what the GC (a later issue) must spare, and until when.
+/// One lease a session: what a collection must spare, and until when.
 #[derive(Default)]
 pub(crate) struct Leases {
     inner: Mutex<LeaseTable>,
@@ -219,6 +219,28 @@ impl Leases {
         if let Some(lease) = self.inner().by_session.get_mut(&id) {
             lease.last = lease.last.max(now);
         }
+    }
+
+    /// Refuses a session whose lease has ended; one of the store's own (0) has none.
+    ///
+    /// # Errors
+    /// [`Error::LeaseEnded`].
+    pub(crate) fn check(&self, id: u64) -> Result<()> {
+        let living = id == 0 || self.inner().by_session.contains_key(&id);
+        if living { Ok(()) } else { Err(Error::LeaseEnded) }
+    }
+
+    /// Returns the number of the last session that began.
+    pub(crate) fn last_id(&self) -> u64 {
+        self.inner().last_id
+    }
+
+    /// Ends the leases of sessions up to number `last` whose last message is older than `oldest`,
+    /// and returns how many of them are left.
+    pub(crate) fn expire(&self, last: u64, oldest: Timestamp) -> usize {
+        let mut inner = self.inner();
+        inner.by_session.retain(|id, lease| *id > last || lease.last >= oldest);
+        inner.by_session.range(..=last).count()
     }
 
     fn end(&self, id: u64) {

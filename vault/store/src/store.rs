@@ -22,6 +22,7 @@ use crate::vfs::{Space, Vfs};
 mod adopt;
 pub(crate) mod check;
 mod contents;
+pub(crate) mod gc;
 mod in_flight;
 mod inner;
 mod lane;
@@ -223,16 +224,16 @@ impl Store {
         let leases = Arc::clone(&self.inner.leases);
         let base = match info.base {
             None => Base::None,
-            Some(base) if self.is_alive_base(info.domain, base)? => Base::Pinned,
+            Some(base) if self.is_alive_base(id, info.domain, base)? => Base::Pinned,
             Some(_) => Base::Gone,
         };
         Ok(Session { state: Arc::new(SessionState::new(id, info, base)), leases })
     }
 
-    fn is_alive_base(&self, domain: DomainId, base: ObjectId) -> Result<bool> {
+    fn is_alive_base(&self, session: u64, domain: DomainId, base: ObjectId) -> Result<bool> {
         let receipt = self.receipt_of(&base);
         let committed = receipt.is_some_and(|receipt| receipt.domain == domain.0);
-        Ok(committed && self.inner.is_whole_snapshot(domain, base)?)
+        Ok(committed && self.inner.is_whole_snapshot(session, domain, base)?)
     }
 
     /// Renews a session's lease: a message came from it.
@@ -246,11 +247,13 @@ impl Store {
     /// What the index says.
     pub fn known(&self, session: &Session, references: &[Reference]) -> Result<Vec<bool>> {
         let _gate = self.gate()?;
+        self.inner.leases.check(session.state.id())?;
+        let view = self.inner.view_of(session.state.id());
         let domain = session.state.info().domain;
         let keys: Vec<Key> = references.iter().map(|r| Key { domain, id: r.id }).collect();
         let found = self.inner.index.find_many(&keys)?;
         let pairs = references.iter().zip(&found);
-        Ok(pairs.map(|(r, found)| Inner::is_alive(found.as_ref(), r.kind)).collect())
+        Ok(pairs.map(|(r, found)| view.is_alive(found.as_ref(), r.kind)).collect())
     }
 
     /// Takes an object; `number` is the caller's name for it in [`crate::Settled`].
@@ -411,10 +414,11 @@ impl Store {
     /// [`Error::ReadOnly`]; what the storage or the index says.
     pub fn rebuild_index(&self, now: Timestamp) -> Result<RebuildReport> {
         self.inner.writable()?;
+        let _turn = self.inner.maintenance.begin("a rebuild of the index")?;
         let mut state = self.inner.gate.write().unwrap_or_else(PoisonError::into_inner);
         // Before and not after: a panic must leave it so, too.
         *state = IndexState::HalfMade;
-        let report = self.inner.rebuild()?;
+        let report = self.inner.rebuild(now)?;
         *state = IndexState::Whole;
         self.inner.log.append(Entry::IndexRebuilt { objects: report.objects }, now)?;
         Ok(report)

@@ -55,9 +55,13 @@ impl Index for MemoryIndex {
     fn apply(&self, batch: &Batch) -> Result<()> {
         let mut state = self.state();
         for (key, location) in &batch.remove {
-            let same = |row: &Location| row.pack == location.pack && row.offset == location.offset;
-            if state.rows.get(key).is_some_and(same) {
+            if state.rows.get(key).is_some_and(|row| row.is_same_place(location)) {
                 state.rows.remove(key);
+            }
+        }
+        for (key, expected, new) in &batch.replace {
+            if state.rows.get(key).is_some_and(|row| row.is_same_place(expected)) {
+                state.rows.insert(*key, *new);
             }
         }
         state.rows.extend(batch.put.iter().copied());

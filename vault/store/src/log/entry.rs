@@ -69,6 +69,23 @@ pub enum Entry {
         /// Rows written.
         objects: u64,
     },
+    /// Receipts that count no more: their snapshots are gone for good.
+    Expunged {
+        /// Numbers of the receipts.
+        sequences: BTreeSet<u64>,
+    },
+    /// The sweep of a collection has begun: from now on its list tells which packs go.
+    SweepBegun {
+        /// The GC generation from now on.
+        generation: u64,
+        /// BLAKE3 of the list (`gc/<generation>`).
+        list: Digest,
+    },
+    /// The sweep is over, done or made void by a rebuild of the index: its list counts no more.
+    SweepEnded {
+        /// Its generation.
+        generation: u64,
+    },
     /// Something that somebody did, for the record.
     Audit {
         /// Who, where it was a machine.
@@ -213,6 +230,9 @@ pub(crate) mod tests {
                 sequences: [2, 24, 70_000].into(),
             },
             Entry::ForgetUndone { sequences: [24].into() },
+            Entry::SweepBegun { generation: 1, list: Digest([8; 32]) },
+            Entry::Expunged { sequences: [1, 300].into() },
+            Entry::SweepEnded { generation: 1 },
         ]
     }
 
@@ -244,9 +264,12 @@ pub(crate) mod tests {
         assert_eq!(state.tokens[&[2; 16]].uses, 1);
         assert_eq!(state.machine_by_name("web-1").unwrap().id, MachineId([3; 16]));
         assert_eq!(state.machine_by_key(Fingerprint([5; 32])).unwrap().role, Role::Admin);
-        assert_eq!(state.receipts.len(), 1);
+        assert!(state.receipts.is_empty(), "{:?}", state.receipts);
+        assert_eq!(state.expunged.keys().copied().collect::<Vec<_>>(), [1]);
+        assert_eq!((state.last_receipt, state.gc_generation), (Some((1, Digest([6; 32]))), 1));
+        assert_eq!(state.sweep, None);
         assert_eq!(state.policy, policy());
-        assert_eq!(state.protected, [1, 7].into());
+        assert_eq!(state.protected, [7].into());
         assert_eq!(state.holds.len(), 1);
         assert_eq!(state.forgotten.keys().copied().collect::<Vec<_>>(), [2, 70_000]);
     }

@@ -27,6 +27,14 @@ pub struct LogState {
     pub tokens: BTreeMap<[u8; 16], Token>,
     /// Receipts by sequence number: hash and snapshot.
     pub receipts: BTreeMap<u64, (Digest, ObjectId)>,
+    /// The last receipt that was ever committed, expunged or not: number and hash.
+    pub last_receipt: Option<(u64, Digest)>,
+    /// Receipts that count no more: hash and snapshot.
+    pub expunged: BTreeMap<u64, (Digest, ObjectId)>,
+    /// One more at each sweep.
+    pub gc_generation: u64,
+    /// The sweep that has begun and not ended: hash of its list.
+    pub sweep: Option<Digest>,
     /// Number of the last entry; the first is 1.
     pub sequence: u64,
     /// The policy; keeps everything until one is set.
@@ -134,6 +142,25 @@ impl LogState {
             }
             Entry::ReceiptCommitted { sequence, hash, snapshot } => {
                 self.receipts.insert(*sequence, (*hash, *snapshot));
+                self.last_receipt = self.last_receipt.max(Some((*sequence, *hash)));
+            }
+            Entry::Expunged { sequences } => {
+                for sequence in sequences {
+                    if let Some(receipt) = self.receipts.remove(sequence) {
+                        self.expunged.insert(*sequence, receipt);
+                    }
+                    self.forgotten.remove(sequence);
+                    self.protected.remove(sequence);
+                }
+            }
+            Entry::SweepBegun { generation, list } => {
+                self.gc_generation = *generation;
+                self.sweep = Some(*list);
+            }
+            Entry::SweepEnded { generation } => {
+                if *generation == self.gc_generation {
+                    self.sweep = None;
+                }
             }
             Entry::PolicySet(policy) => self.policy = policy.clone(),
             Entry::Protected { sequences, on: true } => self.protected.extend(sequences),

@@ -13,7 +13,7 @@ use umbra_common::wire::Object;
 use crate::bytes::wide;
 use crate::error::{Error, Result};
 use crate::ids::{DomainId, MachineId, PackId, RunId, SessionNonce};
-use crate::index::{Batch, Key, Location, PackRow, PackState};
+use crate::index::{Batch, Location, PackRow, PackState};
 use crate::pack::{
     Contents, Entry, PACK_HEADER_BYTES, PackKind, contents_name, open_name, scan, sealed_name,
 };
@@ -250,11 +250,17 @@ impl Inner {
         self.index.apply(&Batch { put, packs: vec![(pack, row)], ..Batch::default() })
     }
 
-    /// Takes what an open pack holds into an index that nobody relies on (a reader's).
+    /// Takes what an open pack holds into an index that nobody relies on (a reader's); rows of
+    /// which `keep` is false are replaced.
     ///
     /// # Errors
     /// What the storage or the index says.
-    pub(crate) fn take_open(&self, pack: PackId, from: u64) -> Result<()> {
+    pub(crate) fn take_open(
+        &self,
+        pack: PackId,
+        from: u64,
+        keep: impl Fn(&Location) -> bool,
+    ) -> Result<()> {
         let name = open_name(pack);
         let bytes = self.whole_segment(&name)?;
         let (found, _) = scan(&bytes, from.max(wide(PACK_HEADER_BYTES)), self.store);
@@ -263,7 +269,7 @@ impl Inner {
         let mut put = Vec::new();
         for entry in &entries {
             let (key, location) = entry.row(pack);
-            if self.index.find(&Key { ..key })?.is_none() {
+            if !self.index.find(&key)?.as_ref().is_some_and(&keep) {
                 put.push((key, location));
             }
         }

@@ -27,19 +27,19 @@ use crate::store::inner::Inner;
 use crate::store::open;
 use crate::vfs::Vfs;
 
-mod closure;
+pub(crate) mod closure;
 mod copies;
 mod data;
 mod files;
 mod hits;
 mod index;
-mod lost;
+pub(crate) mod lost;
 mod names;
-mod nodes;
-mod packs;
+pub(crate) mod nodes;
+pub(crate) mod packs;
 mod ranges;
-mod report;
-mod roots;
+pub(crate) mod report;
+pub(crate) mod roots;
 mod source;
 
 pub use lost::{LossCause, LostObject, RecordPlace};
@@ -49,7 +49,7 @@ pub use report::{
 
 use closure::{Closure, chunks_of};
 use hits::Hits;
-use index::Compared;
+use index::{Compared, Sound};
 use lost::Lost;
 use nodes::Nodes;
 use packs::Packs;
@@ -133,7 +133,8 @@ impl<'a> Structure<'a> {
         }
         let roots = roots::read(inner, ownership.owner.as_ref(), &mut findings)?;
         let listed = Packs::list(inner)?;
-        let (index, checked) = index::open(inner, &*options.index, ownership.held, &mut findings);
+        let (index, checked) =
+            index::open(inner, &*options.index, roots.gc_generation, ownership.held, &mut findings);
         let rows = index.as_ref().map(Compared::pack_rows).unwrap_or_default();
         let mut found = Self {
             inner,
@@ -194,9 +195,12 @@ impl<'a> Structure<'a> {
             let before = self.findings.total();
             let table = self.packs.examine(number, &mut self.findings)?;
             let Some(pack) = self.packs.list.get(number).copied() else { continue };
-            let sound = self.findings.total() == before;
-            if !sound {
+            let mut sound = Sound::Yes;
+            if self.findings.total() != before {
                 unsound.insert(pack.id);
+                sound = Sound::No;
+            } else if self.inner.is_doomed(pack.id) {
+                sound = Sound::Doomed;
             }
             let here = chunks_of(&table.entries);
             chunks = chunks.saturating_add(here);

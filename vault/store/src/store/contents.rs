@@ -5,7 +5,7 @@ use umbra_common::{ByteLen, ByteOffset, ByteRange};
 use crate::bytes::{narrow, wide};
 use crate::error::{Error, Result};
 use crate::ids::PackId;
-use crate::index::Batch;
+use crate::index::{Batch, Location};
 use crate::object::prove;
 use crate::pack::{
     Contents, Entry, Found, PACK_HEADER_BYTES, PackHeader, TRAILER_BYTES, contents_name, open_name,
@@ -169,9 +169,18 @@ impl Inner {
 
     /// Puts into the index what it lacks of a sealed pack's contents.
     pub(crate) fn take_contents(&self, contents: &Contents) -> Result<()> {
+        self.take_contents_unless(contents, |_| true)
+    }
+
+    /// As [`Inner::take_contents`]; rows of which `keep` is false are replaced.
+    pub(crate) fn take_contents_unless(
+        &self,
+        contents: &Contents,
+        keep: impl Fn(&Location) -> bool,
+    ) -> Result<()> {
         let found = self.index.find_many(&keys_of(&contents.entries, contents.pack))?;
         let rows = contents.entries.iter().zip(found);
-        let lacking = rows.filter(|(_, found)| found.is_none());
+        let lacking = rows.filter(|(_, found)| !found.as_ref().is_some_and(&keep));
         self.index.apply(&Batch {
             put: lacking.map(|(entry, _)| entry.row(contents.pack)).collect(),
             packs: vec![(contents.pack, sealed_row(contents))],

@@ -13,6 +13,7 @@ use crate::log::Log;
 use crate::objects::ObjectStore;
 use crate::pack::{PACK_BYTES, PackHeader, PackKind, open_name};
 use crate::session::Leases;
+use crate::store::gc::{Condemned, Maintenance, Readers, SweepList, View};
 use crate::store::in_flight::InFlight;
 use crate::store::lane::Lane;
 use crate::store::receipts::Receipts;
@@ -49,7 +50,14 @@ pub(crate) struct Inner {
     pub(crate) node_order: Mutex<()>,
     /// One refresh at a time (a store that is only read).
     pub(crate) refreshing: Mutex<()>,
-    pub(crate) gc_generation: u64,
+    /// What a collection has condemned and not swept yet.
+    pub(crate) condemned: RwLock<Option<Arc<Condemned>>>,
+    /// The snapshots that somebody reads.
+    pub(crate) readers: Readers,
+    /// What keeps collections, repairs and rebuilds apart.
+    pub(crate) maintenance: Maintenance,
+    /// Packs that a sweep deletes: what stands in them and has no row is gone.
+    pub(crate) doomed: Mutex<Option<Arc<SweepList>>>,
     /// Something failed that may have left names in the page cache alone: the next owner must
     /// not take this one's end for an orderly one.
     pub(crate) in_doubt: AtomicBool,
@@ -135,26 +143,39 @@ impl Inner {
         self.lanes.get(DATA_LANES).ok_or(Error::ReadOnly)
     }
 
+    /// Returns the number of sweeps that have begun.
+    pub(crate) fn gc_generation(&self) -> u64 {
+        self.log.with_state(|state| state.gc_generation)
+    }
+
     /// Makes the next pack of a lane.
     ///
     /// # Errors
     /// [`Error::NoSpace`] where only the reserve is left.
     pub(crate) fn new_pack(&self, kind: PackKind) -> Result<(PackId, Arc<dyn Segment>)> {
-        let (pack, number) = self.names.next();
-        let name = open_name(pack);
-        let space =
-            self.vfs.space().map_err(|error| Error::io("measure room for", &name, error))?;
+        let space = self.vfs.space().map_err(|error| Error::io("measure room on", "", error))?;
         // 2 % + 1 GiB, so that a full store can commit, forget, collect and restore; on a small
         // file system no more than a quarter of it.
         let reserve = (space.total_bytes / 50).saturating_add(1 << 30).min(space.total_bytes / 4);
         if space.free_bytes < reserve.saturating_add(PACK_BYTES) {
-            return Err(Error::NoSpace { path: name, source: None });
+            return Err(Error::NoSpace { path: "open".to_owned(), source: None });
         }
+        self.new_pack_of_reserve(kind)
+    }
+
+    /// Makes the next pack of a lane, out of the reserve too: for what a collection copies before
+    /// it deletes more than that.
+    ///
+    /// # Errors
+    /// What the storage says.
+    pub(crate) fn new_pack_of_reserve(&self, kind: PackKind) -> Result<(PackId, Arc<dyn Segment>)> {
+        let (pack, number) = self.names.next();
+        let name = open_name(pack);
         let header = PackHeader {
             kind,
             store: self.store,
             pack,
-            gc_generation: self.gc_generation,
+            gc_generation: self.gc_generation(),
             epoch: self.writable()?.epoch(),
             number,
         };
@@ -180,5 +201,11 @@ impl Inner {
     /// Tells whether an index row stands for an object that is alive.
     pub(crate) fn is_alive(location: Option<&Location>, kind: umbra_common::Kind) -> bool {
         location.is_some_and(|location| location.kind == kind && !location.incomplete)
+    }
+
+    /// Returns what a session sees as alive.
+    pub(crate) fn view_of(&self, session: u64) -> View {
+        let condemned = self.condemned.read().unwrap_or_else(PoisonError::into_inner);
+        View(condemned.clone().filter(|condemned| condemned.is_hidden_from(session)))
     }
 }

@@ -12,7 +12,7 @@ use umbra_common::Reference;
 use crate::bytes::{narrow32, wide};
 use crate::error::{Error, Result};
 use crate::ids::PackId;
-use crate::index::Key;
+use crate::index::{Key, Location};
 use crate::journal::Segment;
 use crate::pack::{Entry, PACK_BYTES, PackKind};
 
@@ -28,6 +28,17 @@ pub(crate) struct Pending {
     pub(crate) entry: Entry,
     /// What a node refers to and was not durable when the node came.
     pub(crate) awaited: Vec<Reference>,
+    /// Where it stood, of a record that a collection copies.
+    pub(crate) moved: Option<Moved>,
+}
+
+/// Where a copied record stood, and the row that the copy gets.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moved {
+    /// What the index says of it; `None` where the row is lost.
+    pub(crate) from: Option<Location>,
+    /// Something below it is lost.
+    pub(crate) incomplete: bool,
 }
 
 /// Records of one pack that are made durable together.

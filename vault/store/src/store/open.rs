@@ -17,6 +17,7 @@ use crate::log::{Entry, Log, LogWriter, Replayed, replay};
 use crate::objects::{LocalObjects, ObjectStore};
 use crate::pack::PackKind;
 use crate::session::Leases;
+use crate::store::gc::{Maintenance, Readers};
 use crate::store::in_flight::InFlight;
 use crate::store::inner::{DATA_LANES, IndexState, Inner, PackNames, locked};
 use crate::store::lane::Lane;
@@ -25,7 +26,7 @@ use crate::store::{InitOptions, OpenMode, OpenOptions, Store};
 use crate::vfs::{Access, Vfs, make_dirs, read_exact};
 
 /// The directories of a store.
-const DIRS: [&str; 7] = ["log", "keys", "receipts", "packs", "open", "index", "tmp"];
+const DIRS: [&str; 8] = ["log", "keys", "receipts", "packs", "open", "index", "gc", "tmp"];
 
 /// Makes a store; `FORMAT` comes last, so that a half-made one is none.
 pub(crate) fn init(vfs: &Arc<dyn Vfs>, options: &InitOptions) -> Result<()> {
@@ -203,7 +204,10 @@ impl Parts {
             gate: RwLock::new(IndexState::Whole),
             node_order: Mutex::new(()),
             refreshing: Mutex::new(()),
-            gc_generation: 0,
+            condemned: RwLock::default(),
+            readers: Readers::default(),
+            maintenance: Maintenance::default(),
+            doomed: Mutex::default(),
             in_doubt: AtomicBool::new(false),
         }
     }
@@ -222,6 +226,16 @@ fn prepare(inner: &Inner, lost: Option<String>, seed: u64, now: Timestamp) -> Re
             reason: "entries that were durable are gone from its end",
         });
     }
+    let mut lost = lost;
+    match inner.log.with_state(|state| inner.read_sweep_list(state)) {
+        Ok(list) => *locked(&inner.doomed) = list.map(Arc::new),
+        // Which packs it was about nobody knows any more: all of them count again.
+        Err(error @ Error::Corrupt { .. }) => {
+            inner.report_error(&error);
+            lost.get_or_insert(error.to_string());
+        }
+        Err(error) => return Err(error),
+    }
     let reason = match lost {
         Some(reason) => Some(reason),
         None => inner.why_rebuild(seed)?.map(str::to_owned),
@@ -232,7 +246,7 @@ fn prepare(inner: &Inner, lost: Option<String>, seed: u64, now: Timestamp) -> Re
             if news {
                 inner.log.append(Entry::IndexLost { reason }, now)?;
             }
-            let report = inner.rebuild()?;
+            let report = inner.rebuild(now)?;
             if news {
                 inner.log.append(Entry::IndexRebuilt { objects: report.objects }, now)?;
             }
@@ -240,6 +254,7 @@ fn prepare(inner: &Inner, lost: Option<String>, seed: u64, now: Timestamp) -> Re
         None => inner.catch_up()?,
     }
     inner.log_receipts(now)?;
+    inner.remove_leftovers()?;
     inner.log.mark_in(Arc::clone(&inner.index))?;
     for damage in locked(&inner.damage).iter() {
         let text = format!("damage: {} at byte {}: {}", damage.path, damage.at, damage.reason);
@@ -287,7 +302,8 @@ pub(crate) fn open_reader(vfs: &Arc<dyn Vfs>, options: &OpenOptions) -> Result<S
     let (objects, journal, _) = storage(vfs, options.objects.clone());
     let mut replayed = replay(&*journal, format.store)?;
     let damage = replayed.damage.take();
-    let expected = IndexFormat { version: INDEX_VERSION, store: format.store, gc_generation: 0 };
+    let gc_generation = replayed.state.gc_generation;
+    let expected = IndexFormat { version: INDEX_VERSION, store: format.store, gc_generation };
     let index = Arc::new(open_index_for_reading(&*options.index, expected));
     let parts = Parts { vfs: Arc::clone(vfs), objects, journal, index, store: format.store };
     let inner = Arc::new(parts.into_inner(Log::new(replayed, None), options));

@@ -38,6 +38,7 @@ impl Inner {
         object: &Object,
     ) -> Result<Put> {
         self.writable()?;
+        self.leases.check(session.id())?;
         prove(object)?;
         let waiter = Waiter { session: Arc::clone(session), number };
         if !object.reference.kind.is_node() {
@@ -64,10 +65,11 @@ impl Inner {
     fn put_node(&self, waiter: Waiter, object: &Object) -> Result<Put> {
         let domain = waiter.session.info().domain;
         let key = Key { domain, id: object.reference.id };
-        let awaited = if self.is_durable(&key, object.reference)? {
+        let session = waiter.session.id();
+        let awaited = if self.is_durable(session, &key, object.reference)? {
             Vec::new()
         } else {
-            match self.resolve(domain, &object.refs)? {
+            match self.resolve(session, domain, &object.refs)? {
                 Resolved::Missing(missing) => return Ok(Put::Missing(missing)),
                 Resolved::Awaiting(awaited) => awaited,
             }
@@ -78,8 +80,9 @@ impl Inner {
         self.append(self.node_lane()?, &waiter, object, awaited)
     }
 
-    fn is_durable(&self, key: &Key, reference: Reference) -> Result<bool> {
-        Ok(Self::is_alive(self.index.find(key)?.as_ref(), reference.kind))
+    fn is_durable(&self, session: u64, key: &Key, reference: Reference) -> Result<bool> {
+        let view = self.view_of(session);
+        Ok(view.is_alive(self.index.find(key)?.as_ref(), reference.kind))
     }
 
     /// Joins those who wait for the object, or tells the session that it is durable; false where
@@ -87,8 +90,8 @@ impl Inner {
     fn joins(&self, waiter: &Waiter, object: &Object) -> Result<bool> {
         let session = &waiter.session;
         let key = Key { domain: session.info().domain, id: object.reference.id };
-        let joined =
-            self.in_flight.join(key, waiter.clone(), || self.is_durable(&key, object.reference))?;
+        let is_durable = || self.is_durable(session.id(), &key, object.reference);
+        let joined = self.in_flight.join(key, waiter.clone(), is_durable)?;
         match joined {
             Joined::First => return Ok(false),
             Joined::Waiting => session.count_known(),
@@ -103,13 +106,14 @@ impl Inner {
 
     /// Looks for what a node refers to: first on its way, then in the index, as objects go from
     /// the one to the other.
-    fn resolve(&self, domain: DomainId, refs: &[Reference]) -> Result<Resolved> {
+    fn resolve(&self, session: u64, domain: DomainId, refs: &[Reference]) -> Result<Resolved> {
         let keys: Vec<Key> = refs.iter().map(|child| Key { domain, id: child.id }).collect();
+        let view = self.view_of(session);
         let coming = self.in_flight.among(&keys);
         let found = self.index.find_many(&keys)?;
         let (mut awaited, mut missing) = (Vec::new(), Vec::new());
         for ((child, coming), found) in refs.iter().zip(coming).zip(found) {
-            if Self::is_alive(found.as_ref(), child.kind) {
+            if view.is_alive(found.as_ref(), child.kind) {
                 continue;
             }
             if coming {
@@ -138,6 +142,7 @@ impl Inner {
             key: header.key(),
             entry: Entry::new(offset, &header, object.refs.clone()),
             awaited,
+            moved: None,
         };
         let appended = lane.append(&record, pending, |kind| self.new_pack(kind));
         if let Err(error) = appended {

@@ -51,14 +51,29 @@ impl Inner {
 
     /// Reads one object.
     pub(crate) fn get(&self, domain: DomainId, reference: &Reference) -> Result<Object> {
-        let read = || {
-            let location = self.locate(domain, reference)?;
-            self.read_one(domain, reference, &location)
-        };
-        match read() {
+        let mut location = self.locate_or_refresh(domain, reference)?;
+        loop {
+            let error = match self.read_one(domain, reference, &location) {
+                Err(error) if is_absent(&error) => error,
+                other => return other,
+            };
+            // A collection may have copied it since the row was looked up, and deleted its pack.
+            if self.mode == OpenMode::ReadOnly {
+                self.refresh()?;
+            }
+            let now = self.locate(domain, reference)?;
+            if now.is_same_place(&location) {
+                return Err(error);
+            }
+            location = now;
+        }
+    }
+
+    fn locate_or_refresh(&self, domain: DomainId, reference: &Reference) -> Result<Location> {
+        match self.locate(domain, reference) {
             Err(error) if self.mode == OpenMode::ReadOnly && is_absent(&error) => {
                 self.refresh()?;
-                read()
+                self.locate(domain, reference)
             }
             other => other,
         }
@@ -70,7 +85,7 @@ impl Inner {
         found.ok_or(Error::NotFound { reference: *reference })
     }
 
-    fn read_one(
+    pub(crate) fn read_one(
         &self,
         domain: DomainId,
         reference: &Reference,
@@ -211,19 +226,26 @@ impl Inner {
         true
     }
 
-    /// Tells whether an object can be relied on.
-    pub(crate) fn is_known(&self, domain: DomainId, reference: &Reference) -> Result<bool> {
+    /// Tells whether a session can rely on an object.
+    pub(crate) fn is_known(
+        &self,
+        session: u64,
+        domain: DomainId,
+        reference: &Reference,
+    ) -> Result<bool> {
+        let view = self.view_of(session);
         let found = self.index.find(&Key { domain, id: reference.id })?;
-        Ok(Self::is_alive(found.as_ref(), reference.kind))
+        Ok(view.is_alive(found.as_ref(), reference.kind))
     }
 
-    /// Tells whether a snapshot's manifest can be relied on.
+    /// Tells whether a session can rely on a snapshot's manifest.
     pub(crate) fn is_whole_snapshot(
         &self,
+        session: u64,
         domain: DomainId,
         snapshot: umbra_common::ObjectId,
     ) -> Result<bool> {
-        self.is_known(domain, &Reference { kind: Kind::Manifest, id: snapshot })
+        self.is_known(session, domain, &Reference { kind: Kind::Manifest, id: snapshot })
     }
 }
 

@@ -41,11 +41,12 @@ impl Inner {
         now: Timestamp,
     ) -> Result<Commit> {
         self.writable()?;
+        self.leases.check(session.id())?;
         self.flush()?;
         let info = session.info();
         let manifest = Reference { kind: Kind::Manifest, id: request.manifest };
         // Closure: what is alive has all its descendants, so the manifest stands for all.
-        if !self.is_known(info.domain, &manifest)? {
+        if !self.is_known(session.id(), info.domain, &manifest)? {
             return Ok(Commit::Missing(vec![manifest]));
         }
         let mut receipts = locked(&self.receipts);
@@ -106,9 +107,7 @@ impl Inner {
     ) -> Receipt {
         let info = session.info();
         let here = receipts.stored.last_key_value().map(|(sequence, s)| (*sequence, s.hash));
-        let logged = self.log.with_state(|state| {
-            state.receipts.last_key_value().map(|(sequence, (hash, _))| (*sequence, *hash))
-        });
+        let logged = self.log.with_state(|state| state.last_receipt);
         let last = here.max(logged);
         let number = last.map_or(0, |(sequence, _)| sequence).max(receipts.highest);
         Receipt {
@@ -123,7 +122,7 @@ impl Inner {
             nonce: info.nonce,
             run: info.run,
             received: now.parts(),
-            gc_generation: self.gc_generation,
+            gc_generation: self.gc_generation(),
             tags: request.tags.clone(),
             labels: request.labels.clone(),
             signature: None,
@@ -149,7 +148,8 @@ impl Inner {
         for name in names {
             let Some(sequence) = sequence_of(&name) else { continue };
             receipts.highest = receipts.highest.max(sequence);
-            if receipts.stored.contains_key(&sequence) {
+            let expunged = self.log.with_state(|state| state.expunged.contains_key(&sequence));
+            if expunged || receipts.stored.contains_key(&sequence) {
                 continue;
             }
             match self.read_receipt(&name, sequence) {

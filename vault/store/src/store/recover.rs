@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::bytes::wide;
 use crate::error::{Error, Result};
-use crate::ids::PackId;
-use crate::index::{Batch, INDEX_BEING_MADE, INDEX_VERSION, IndexFormat, Key, PackRow, PackState};
+use crate::ids::{PackId, Timestamp};
+use crate::index::{
+    Batch, INDEX_BEING_MADE, INDEX_VERSION, IndexFormat, Key, Location, PackRow, PackState,
+};
 use crate::pack::{Entry, open_name};
 use crate::store::RebuildReport;
 use crate::store::adopt::Trust;
@@ -18,7 +20,7 @@ const COMPARED_PACKS: usize = 16;
 impl Inner {
     /// What the index of this store must say about itself.
     pub(crate) fn index_format(&self) -> IndexFormat {
-        let (store, gc_generation) = (self.store, self.gc_generation);
+        let (store, gc_generation) = (self.store, self.gc_generation());
         IndexFormat { version: INDEX_VERSION, store, gc_generation }
     }
 
@@ -62,7 +64,7 @@ impl Inner {
             }
         }
         let known: BTreeMap<PackId, PackRow> = rows.iter().copied().collect();
-        for pack in &sealed {
+        for pack in sealed.iter().filter(|pack| !self.is_doomed(**pack)) {
             let row = known.get(pack).copied();
             if row.is_none_or(|row| row.state == PackState::Open)
                 && self.is_cut_short(*pack, row)?
@@ -91,8 +93,11 @@ impl Inner {
 
     /// Compares some sealed packs' tables of contents with their rows.
     fn compare_some(&self, rows: &[(PackId, PackRow)], seed: u64) -> Result<Option<&'static str>> {
-        let mut sealed: Vec<&(PackId, PackRow)> =
-            rows.iter().filter(|(_, row)| row.state == PackState::Sealed).collect();
+        // What a sweep has hidden has no row.
+        let mut sealed: Vec<&(PackId, PackRow)> = rows
+            .iter()
+            .filter(|(pack, row)| row.state == PackState::Sealed && !self.is_doomed(*pack))
+            .collect();
         let turn = crate::bytes::narrow(seed.checked_rem(wide(sealed.len())).unwrap_or(0));
         sealed.rotate_left(turn);
         for (pack, row) in sealed.into_iter().take(COMPARED_PACKS) {
@@ -124,7 +129,8 @@ impl Inner {
     pub(crate) fn catch_up(&self) -> Result<()> {
         let rows: BTreeMap<PackId, PackRow> = self.index.packs()?.into_iter().collect();
         for pack in self.sealed_packs()? {
-            if rows.get(&pack).is_none_or(|row| row.state != PackState::Sealed) {
+            let unknown = rows.get(&pack).is_none_or(|row| row.state != PackState::Sealed);
+            if unknown && !self.is_doomed(pack) {
                 self.take_sealed(pack)?;
             }
         }
@@ -144,9 +150,16 @@ impl Inner {
         let rows: BTreeMap<PackId, PackRow> = self.index.packs()?.into_iter().collect();
         // Open ones first: a pack that is sealed in between is then seen as sealed.
         let open = self.open_packs()?;
-        for pack in self.sealed_packs()? {
+        let sealed = self.sealed_packs()?;
+        let there: BTreeSet<PackId> = sealed.iter().chain(&open).copied().collect();
+        // A row may lead to a pack that a collection deleted after it copied the record.
+        let keep = |row: &Location| there.contains(&row.pack);
+        for pack in sealed {
             if rows.get(&pack).is_none_or(|row| row.state != PackState::Sealed) {
-                self.unless_unreadable(self.take_sealed(pack).map(drop))?;
+                let taken = self
+                    .contents(pack)
+                    .and_then(|contents| self.take_contents_unless(&contents, keep));
+                self.unless_unreadable(taken)?;
             }
         }
         for pack in open {
@@ -155,7 +168,7 @@ impl Inner {
                 Ok(Some(len)) if len > from => {}
                 _ => continue,
             }
-            let taken = match self.take_open(pack, from) {
+            let taken = match self.take_open(pack, from, keep) {
                 Err(error) if error.is_not_found() => self.take_sealed(pack).map(drop),
                 other => other,
             };
@@ -181,8 +194,11 @@ impl Inner {
     ///
     /// # Errors
     /// What the storage or the index says.
-    pub(crate) fn rebuild(&self) -> Result<RebuildReport> {
+    pub(crate) fn rebuild(&self, now: Timestamp) -> Result<RebuildReport> {
         self.lanes.iter().for_each(Lane::seal_all);
+        // Before the new index counts: it takes what a sweep had hidden back, so that no pack of
+        // the sweep's list may go any more.
+        self.end_sweep(now)?;
         // How far each pack was synced, where the old index can still tell.
         let old: BTreeMap<PackId, PackRow> =
             self.index.packs().unwrap_or_default().into_iter().collect();

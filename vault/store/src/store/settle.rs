@@ -5,18 +5,19 @@
 //! that is alive; the data lanes are synced first for that, so one sync of the node lane settles
 //! a node together with its children, and no node waits for a sync of its own.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use umbra_common::{Kind, Reference};
 
 use crate::bytes::narrow32;
 use crate::error::{Error, Result};
-use crate::index::{Batch, Key, PackRow, PackState};
+use crate::index::{Batch, Key, Location, PackRow, PackState};
 use crate::pack::{Contents, Entry, open_name, sealed_name};
+use crate::store::gc::Condemned;
 use crate::store::inner::Inner;
-use crate::store::lane::{Group, Job, Lane, Sealing};
+use crate::store::lane::{Group, Job, Lane, Moved, Sealing};
 
 /// How often a node's thread looks again for chunks that are put but not yet appended.
 const AWAIT_TRIES: u32 = 100;
@@ -82,22 +83,62 @@ impl Inner {
         self.await_chunks(group)?;
         group.segment.sync()?;
         let refused = self.refuse_orphans(group)?;
-        let accepted = || {
-            let pairs = group.pending.iter().zip(&refused);
-            pairs.filter(|(_, refused)| refused.is_none()).map(|(pending, _)| &pending.entry)
-        };
+        let accepted = refused.iter().filter(|refused| refused.is_none()).count();
         let watermark = group.pending.last().map_or(0, |pending| pending.entry.end());
-        let records = group.records_before.saturating_add(narrow32(accepted().count()));
+        let records = group.records_before.saturating_add(narrow32(accepted));
         let row = PackRow { state: PackState::Open, watermark, records };
-        self.index.apply(&Batch {
-            put: accepted().map(|entry| entry.row(group.pack)).collect(),
-            packs: vec![(group.pack, row)],
-            ..Batch::default()
-        })?;
+        let mut batch = Batch { packs: vec![(group.pack, row)], ..Batch::default() };
+        for (pending, _) in group.pending.iter().zip(&refused).filter(|(_, r)| r.is_none()) {
+            let (key, location) = pending.entry.row(group.pack);
+            match pending.moved {
+                None => batch.put.push((key, location)),
+                Some(Moved { from, incomplete }) => {
+                    let location = Location { incomplete, ..location };
+                    match from {
+                        Some(from) => batch.replace.push((key, from, location)),
+                        None => batch.put.push((key, location)),
+                    }
+                }
+            }
+        }
+        // Nothing may be condemned between the look at what nodes stand on and their rows.
+        let condemned = self.condemned.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(condemned) = &*condemned {
+            self.taint(condemned, group, &refused)?;
+        }
+        self.index.apply(&batch)?;
+        drop(condemned);
         // Again: who takes the store over from now on reads the pack after this sync, but who
         // did before may have read it without these records.
         self.writable()?.check()?;
         Ok(refused)
+    }
+
+    /// Condemns the nodes of a group that stand on something condemned: a session that began
+    /// before may store them, one that began later must not see them as alive.
+    fn taint(&self, condemned: &Condemned, group: &Group, refused: &Refused) -> Result<()> {
+        let mut tainted: HashSet<Key> = HashSet::new();
+        // Their rows come with this group; those that the index has are of other copies.
+        let mut accepted: HashSet<Key> = HashSet::new();
+        for (pending, refused) in group.pending.iter().zip(refused) {
+            if refused.is_some() {
+                continue;
+            }
+            accepted.insert(pending.key);
+            let domain = pending.key.domain;
+            let children: Vec<Key> =
+                pending.entry.refs.iter().map(|child| Key { domain, id: child.id }).collect();
+            let rows = self.index.find_many(&children)?;
+            let on_condemned = children.iter().zip(&rows).any(|(child, row)| {
+                let stood = row.is_some_and(|row| condemned.has(&row));
+                tainted.contains(child) || (stood && !accepted.contains(child))
+            });
+            if on_condemned {
+                tainted.insert(pending.key);
+                condemned.taint(group.pack, pending.entry.offset);
+            }
+        }
+        Ok(())
     }
 
     /// Settles the chunks that nodes of the group wait for.

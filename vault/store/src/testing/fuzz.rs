@@ -19,6 +19,7 @@ use crate::pack::{
     Contents, Entry as PackEntry, Found, PACK_HEADER_BYTES, PackHeader, RecordDraft, RecordHeader,
     TRAILER_BYTES, scan,
 };
+use crate::store::gc::list_encoded_again;
 
 const RECORD_MAGIC: &[u8; 8] = b"UMBRAREC";
 /// Where the check of a record stands.
@@ -259,4 +260,21 @@ pub fn lock(input: &[u8]) {
     }
     let Some(again) = encoded_again(&bytes) else { return };
     assert_eq!(encoded_again(&again).as_ref(), Some(&again), "an owner comes back");
+}
+
+/// Decodes the list of a sweep; its checksum is mended as in [`pack`].
+///
+/// # Panics
+/// Where something that must hold does not.
+pub fn sweep_list(input: &[u8]) {
+    let Some((flags, bytes)) = input.split_first() else { return };
+    let mut bytes = bytes.to_vec();
+    if flags & 1 == 0 {
+        let hash = hash_of(&[Some(&bytes)]);
+        bytes.extend_from_slice(&hash);
+    }
+    let store = bytes.get(16..32).and_then(|id| id.try_into().ok()).map(StoreId);
+    let store = store.unwrap_or_default();
+    let Some(again) = list_encoded_again(&bytes, store) else { return };
+    assert_eq!(list_encoded_again(&again, store).as_ref(), Some(&again), "a list comes back");
 }

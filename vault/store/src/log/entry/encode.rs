@@ -92,6 +92,19 @@ impl Entry {
                 record.field(0).uint(13u8);
                 write_sequences(record, 1, sequences);
             }
+            Self::Expunged { sequences } => {
+                record.field(0).uint(20u8);
+                write_sequences(record, 1, sequences);
+            }
+            Self::SweepBegun { generation, list } => {
+                record.field(0).uint(21u8);
+                record.uint(1, *generation);
+                record.field(2).bytes(&list.0);
+            }
+            Self::SweepEnded { generation } => {
+                record.field(0).uint(22u8);
+                record.uint(1, *generation);
+            }
         });
         writer.into_bytes()
     }
@@ -164,6 +177,12 @@ impl Entry {
                 sequences: read_set(fields, reader, 3, Reader::uint)?,
             },
             13 => Self::ForgetUndone { sequences: read_set(fields, reader, 1, Reader::uint)? },
+            20 => Self::Expunged { sequences: read_set(fields, reader, 1, Reader::uint)? },
+            21 => Self::SweepBegun {
+                generation: fields.uint(reader, 1)?,
+                list: Digest(fields.required(reader, 2, Reader::exactly)?),
+            },
+            22 => Self::SweepEnded { generation: fields.uint(reader, 1)? },
             other => return Err(reader.unknown(other)),
         })
     }

@@ -21,16 +21,16 @@ use crate::store::check::report::{Finding, FindingKind, Findings};
 use crate::store::check::roots::Root;
 
 /// Chunks that are looked up in one pass: 512 MiB of memory, about 4 TiB of disks.
-const PART_CHUNKS: u64 = 64 << 20;
+pub(crate) const PART_CHUNKS: u64 = 64 << 20;
 
 /// What the walk works with.
-pub(super) struct Closure<'a> {
-    pub(super) packs: &'a Packs<'a>,
-    pub(super) nodes: &'a mut Nodes,
-    pub(super) lost: &'a mut Lost,
-    pub(super) findings: &'a mut Findings,
+pub(crate) struct Closure<'a> {
+    pub(crate) packs: &'a Packs<'a>,
+    pub(crate) nodes: &'a mut Nodes,
+    pub(crate) lost: &'a mut Lost,
+    pub(crate) findings: &'a mut Findings,
     /// Chunks that the packs have, each as often as it stands there.
-    pub(super) chunks: u64,
+    pub(crate) chunks: u64,
 }
 
 /// A node that was met, and where it stands.
@@ -44,7 +44,7 @@ impl Closure<'_> {
     ///
     /// # Errors
     /// What the storage says.
-    pub(super) fn run(&mut self, roots: &[Root]) -> Result<()> {
+    pub(crate) fn run(&mut self, roots: &[Root]) -> Result<()> {
         let mut waiting = 0u64;
         for root in roots {
             let manifest = root.manifest();
@@ -171,7 +171,7 @@ impl Closure<'_> {
 ///
 /// # Errors
 /// What the storage says.
-pub(super) fn spoil(
+pub(crate) fn spoil(
     packs: &Packs<'_>,
     nodes: &mut Nodes,
     lost: &mut Lost,
@@ -206,25 +206,25 @@ pub(super) fn spoil(
 
 /// A part of all ids.
 #[derive(Clone, Copy)]
-struct Part {
-    number: u64,
-    parts: u64,
+pub(crate) struct Part {
+    pub(crate) number: u64,
+    pub(crate) parts: u64,
 }
 
 impl Part {
     /// Tells whether an id that begins so is in the part: hashes are spread evenly.
-    fn has(self, beginning: u64) -> bool {
+    pub(crate) fn has(self, beginning: u64) -> bool {
         beginning.checked_rem(self.parts) == Some(self.number)
     }
 }
 
 /// Returns the first 8 bytes of an id, other ones in other domains.
-fn beginning(domain: DomainId, id: &ObjectId) -> u64 {
+pub(crate) fn beginning(domain: DomainId, id: &ObjectId) -> u64 {
     let first = id.0.first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes));
     first ^ u64::from(domain.0).rotate_right(32)
 }
 
 /// Counts the chunks among entries.
-pub(super) fn chunks_of(entries: &[Entry]) -> u64 {
+pub(crate) fn chunks_of(entries: &[Entry]) -> u64 {
     wide(entries.iter().filter(|entry| entry.kind == Kind::Chunk).count())
 }

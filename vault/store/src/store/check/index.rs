@@ -31,6 +31,17 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Packs whose rows are looked at together; their tables are in memory then.
 const PACKS_AT_ONCE: usize = 256;
 
+/// How a pack's table can be compared with its rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sound {
+    /// Each record must have its row.
+    Yes,
+    /// A sweep deletes it and has taken rows away.
+    Doomed,
+    /// Something is wrong with it.
+    No,
+}
+
 /// An index that is compared.
 pub(super) struct Compared {
     index: Box<dyn Index>,
@@ -43,6 +54,7 @@ pub(super) struct Compared {
 pub(super) fn open(
     inner: &Inner,
     opener: &dyn IndexOpener,
+    gc_generation: u64,
     owned: bool,
     findings: &mut Findings,
 ) -> (Option<Compared>, IndexChecked) {
@@ -66,7 +78,7 @@ pub(super) fn open(
             None,
             IndexChecked::NotCompared("it was not made to the end; the next opening makes it"),
         ),
-        Ok(Some(format)) if format != expected(inner) => {
+        Ok(Some(format)) if format != expected(inner, gc_generation) => {
             let reason = "it is that of another store, version or GC generation";
             (None, unusable(reason, findings))
         }
@@ -81,8 +93,8 @@ pub(super) fn open(
     }
 }
 
-fn expected(inner: &Inner) -> IndexFormat {
-    inner.index_format()
+fn expected(inner: &Inner, gc_generation: u64) -> IndexFormat {
+    IndexFormat { gc_generation, ..inner.index_format() }
 }
 
 /// Notes an index that cannot be used.
@@ -114,14 +126,14 @@ impl Compared {
         self.index.find(key)
     }
 
-    /// Compares what a pack's table says with the rows; `sound` where it has a table.
+    /// Compares what a pack's table says with the rows.
     ///
     /// # Errors
     /// What the index says.
     pub(super) fn compare(
         &mut self,
         pack: &Pack,
-        sound: bool,
+        sound: Sound,
         entries: &[Entry],
         findings: &mut Findings,
         lost: &mut Lost,
@@ -129,7 +141,9 @@ impl Compared {
         let name = pack.name();
         let row = self.rows.get(&pack.id).copied();
         // What the index does not know to be sealed is read when the store is opened.
-        let all = row.is_some_and(|row| row.state == PackState::Sealed) && !pack.open;
+        let all = row.is_some_and(|row| row.state == PackState::Sealed)
+            && !pack.open
+            && sound != Sound::Doomed;
         let found = self.index.find_many(&keys_of(entries, pack.id))?;
         let mut here = 0u64;
         for (entry, found) in entries.iter().zip(found) {
@@ -155,8 +169,10 @@ impl Compared {
         self.here.insert(pack.id, here);
         let Some(row) = row else { return Ok(()) };
         let wrong = match row.state {
-            PackState::Sealed => sound && wide(entries.len()) != u64::from(row.records),
-            PackState::Open => here < u64::from(row.records) && sound,
+            PackState::Sealed => {
+                sound == Sound::Yes && wide(entries.len()) != u64::from(row.records)
+            }
+            PackState::Open => sound == Sound::Yes && here < u64::from(row.records),
         };
         if wrong {
             let reason = format!(

@@ -53,7 +53,7 @@ pub struct LostObject {
 
 /// What is lost, by domain and reference.
 #[derive(Default)]
-pub(super) struct Lost {
+pub(crate) struct Lost {
     objects: BTreeMap<(DomainId, Reference), LostObject>,
     untold: u64,
 }
@@ -61,7 +61,7 @@ pub(super) struct Lost {
 impl Lost {
     /// Adds an object. What is known of it stays, but for a cause that says more: no pack has it,
     /// before its record is damaged, before the index does not lead to it.
-    pub(super) fn add(
+    pub(crate) fn add(
         &mut self,
         domain: DomainId,
         reference: Reference,
@@ -92,22 +92,22 @@ impl Lost {
     }
 
     /// Tells whether nothing is lost.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.objects.is_empty()
     }
 
     /// Tells whether somebody who reads this object would not get it.
-    pub(super) fn hits(&self, domain: DomainId, reference: Reference) -> bool {
+    pub(crate) fn hits(&self, domain: DomainId, reference: Reference) -> bool {
         self.objects.get(&(domain, reference)).is_some_and(|lost| !lost.superseded)
     }
 
     /// Returns an object.
-    pub(super) fn find(&self, key: Key, kind: umbra_common::Kind) -> Option<&LostObject> {
+    pub(crate) fn find(&self, key: Key, kind: umbra_common::Kind) -> Option<&LostObject> {
         self.objects.get(&(key.domain, Reference { kind, id: key.id }))
     }
 
     /// Returns an object, to be changed.
-    pub(super) fn find_mut(
+    pub(crate) fn find_mut(
         &mut self,
         domain: DomainId,
         reference: Reference,
@@ -116,19 +116,19 @@ impl Lost {
     }
 
     /// Leaves only those that are lost in another check too.
-    pub(super) fn keep_common(&mut self, other: &Self) {
+    pub(crate) fn keep_common(&mut self, other: &Self) {
         self.objects.retain(|key, _| other.objects.contains_key(key));
     }
 
     /// Notes that a snapshot reaches an object, where it is a lost one.
-    pub(super) fn reach(&mut self, domain: DomainId, reference: Reference) {
+    pub(crate) fn reach(&mut self, domain: DomainId, reference: Reference) {
         if let Some(lost) = self.objects.get_mut(&(domain, reference)) {
             lost.reached = true;
         }
     }
 
     /// Returns the objects, and how many more there were.
-    pub(super) fn into_list(self) -> (Vec<LostObject>, u64) {
+    pub(crate) fn into_list(self) -> (Vec<LostObject>, u64) {
         (self.objects.into_values().collect(), self.untold)
     }
 }

@@ -13,8 +13,8 @@ use crate::store::contents::pack_of;
 use crate::store::inner::Inner;
 
 /// What stands in a store's directory.
-const KNOWN: [&str; 9] =
-    ["FORMAT", "LOCK", "log", "keys", "receipts", "packs", "open", "index", "tmp"];
+const KNOWN: [&str; 10] =
+    ["FORMAT", "LOCK", "log", "keys", "receipts", "packs", "open", "index", "gc", "tmp"];
 
 /// Notes names that are foreign, and tables whose pack is gone.
 ///

@@ -15,24 +15,24 @@ const BAD: u8 = 4;
 
 /// One copy of a node.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct NodePlace {
+pub(crate) struct NodePlace {
     domain: DomainId,
     reference: Reference,
-    pub(super) pack: PackId,
-    pub(super) offset: u64,
-    pub(super) len: u32,
+    pub(crate) pack: PackId,
+    pub(crate) offset: u64,
+    pub(crate) len: u32,
 }
 
 impl NodePlace {
     /// Returns where its record stands.
-    pub(super) fn place(&self) -> RecordPlace {
+    pub(crate) fn place(&self) -> RecordPlace {
         RecordPlace { pack: self.pack, offset: self.offset, len: self.len }
     }
 }
 
 /// All nodes.
 #[derive(Default)]
-pub(super) struct Nodes {
+pub(crate) struct Nodes {
     places: Vec<NodePlace>,
     /// One for each place; that of a node's first copy counts.
     marks: Vec<u8>,
@@ -40,11 +40,11 @@ pub(super) struct Nodes {
 
 /// Number of a node's first copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct NodeNumber(usize);
+pub(crate) struct NodeNumber(usize);
 
 impl Nodes {
     /// Adds what a pack holds; chunks are left out.
-    pub(super) fn take(&mut self, pack: PackId, entries: &[Entry]) {
+    pub(crate) fn take(&mut self, pack: PackId, entries: &[Entry]) {
         let nodes = entries.iter().filter(|entry| entry.kind.is_node());
         self.places.extend(nodes.map(|entry| NodePlace {
             domain: entry.domain,
@@ -56,13 +56,13 @@ impl Nodes {
     }
 
     /// Puts them in order, once all were taken.
-    pub(super) fn sort(&mut self) {
+    pub(crate) fn sort(&mut self) {
         self.places.sort_unstable_by_key(|p| (p.domain, p.reference, p.pack, p.offset));
         self.marks = vec![0; self.places.len()];
     }
 
     /// Finds a node.
-    pub(super) fn find(&self, domain: DomainId, reference: Reference) -> Option<NodeNumber> {
+    pub(crate) fn find(&self, domain: DomainId, reference: Reference) -> Option<NodeNumber> {
         let key = (domain, reference);
         let first = self.places.partition_point(|p| (p.domain, p.reference) < key);
         let found = self.places.get(first)?;
@@ -70,7 +70,7 @@ impl Nodes {
     }
 
     /// Returns the copies of a node.
-    pub(super) fn copies(&self, domain: DomainId, reference: Reference) -> &[NodePlace] {
+    pub(crate) fn copies(&self, domain: DomainId, reference: Reference) -> &[NodePlace] {
         let key = (domain, reference);
         let first = self.places.partition_point(|p| (p.domain, p.reference) < key);
         let rest = self.places.get(first..).unwrap_or_default();
@@ -90,32 +90,32 @@ impl Nodes {
     }
 
     /// Notes that a snapshot reaches it; true where that is news.
-    pub(super) fn reach(&mut self, node: NodeNumber) -> bool {
+    pub(crate) fn reach(&mut self, node: NodeNumber) -> bool {
         self.mark(node, REACHED)
     }
 
     /// Tells whether a snapshot reaches it.
-    pub(super) fn is_reached(&self, node: NodeNumber) -> bool {
+    pub(crate) fn is_reached(&self, node: NodeNumber) -> bool {
         self.has(node, REACHED)
     }
 
     /// Notes that what it refers to was looked at; true where that is news.
-    pub(super) fn follow(&mut self, node: NodeNumber) -> bool {
+    pub(crate) fn follow(&mut self, node: NodeNumber) -> bool {
         self.mark(node, FOLLOWED)
     }
 
     /// Notes that something below it is lost; true where that is news.
-    pub(super) fn spoil(&mut self, node: NodeNumber) -> bool {
+    pub(crate) fn spoil(&mut self, node: NodeNumber) -> bool {
         self.mark(node, BAD)
     }
 
     /// Tells whether something below a node is lost.
-    pub(super) fn is_bad(&self, domain: DomainId, reference: Reference) -> bool {
+    pub(crate) fn is_bad(&self, domain: DomainId, reference: Reference) -> bool {
         self.find(domain, reference).is_some_and(|node| self.has(node, BAD))
     }
 
     /// Returns how many distinct nodes snapshots reach.
-    pub(super) fn reached(&self) -> u64 {
+    pub(crate) fn reached(&self) -> u64 {
         let reached = self.marks.iter().filter(|marks| *marks & REACHED != 0);
         crate::bytes::wide(reached.count())
     }

@@ -22,33 +22,33 @@ use crate::store::inner::Inner;
 
 /// A pack.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Pack {
-    pub(super) id: PackId,
+pub(crate) struct Pack {
+    pub(crate) id: PackId,
     /// A segment of the journal, not an object yet.
-    pub(super) open: bool,
+    pub(crate) open: bool,
     /// Length in bytes when it was looked at.
-    pub(super) len: u64,
+    pub(crate) len: u64,
     /// Packs of one lane in the order in which they were written; unknown ones are the last.
     order: (u64, u64),
     /// What its header says that it holds.
     holds: Option<PackKind>,
     /// It holds a node.
-    pub(super) has_nodes: bool,
+    pub(crate) has_nodes: bool,
 }
 
 impl Pack {
     /// Returns its name below the store's directory.
-    pub(super) fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         if self.open { open_name(self.id) } else { sealed_name(self.id) }
     }
 }
 
 /// What a pack holds, and what is wrong with how it says so.
 #[derive(Default)]
-pub(super) struct Table {
-    pub(super) entries: Vec<Entry>,
+pub(crate) struct Table {
+    pub(crate) entries: Vec<Entry>,
     /// Bytes that no entry names, header and table left out.
-    pub(super) void: u64,
+    pub(crate) void: u64,
     faults: Vec<(FindingKind, u64, String)>,
 }
 
@@ -60,9 +60,9 @@ impl Table {
 
 /// All packs, in the order in which they were written: children stand before parents, but for
 /// those that were sent again.
-pub(super) struct Packs<'a> {
+pub(crate) struct Packs<'a> {
     inner: &'a Inner,
-    pub(super) list: Vec<Pack>,
+    pub(crate) list: Vec<Pack>,
     by_id: HashMap<PackId, usize>,
     /// How far open packs were known to be durable.
     rows: BTreeMap<PackId, PackRow>,
@@ -73,7 +73,7 @@ impl<'a> Packs<'a> {
     ///
     /// # Errors
     /// What the storage says.
-    pub(super) fn list(inner: &'a Inner) -> Result<Self> {
+    pub(crate) fn list(inner: &'a Inner) -> Result<Self> {
         // Open ones first: one that is sealed in between is then seen as sealed.
         let open = inner.open_packs()?;
         let mut list = Vec::new();
@@ -118,17 +118,17 @@ impl<'a> Packs<'a> {
     }
 
     /// Takes the rows that the index has of the packs.
-    pub(super) fn with_rows(self, rows: BTreeMap<PackId, PackRow>) -> Self {
+    pub(crate) fn with_rows(self, rows: BTreeMap<PackId, PackRow>) -> Self {
         Self { rows, ..self }
     }
 
     /// Returns the pack with this id.
-    pub(super) fn find(&self, id: PackId) -> Option<&Pack> {
+    pub(crate) fn find(&self, id: PackId) -> Option<&Pack> {
         self.by_id.get(&id).and_then(|number| self.list.get(*number))
     }
 
     /// Returns the watermark of an open pack: what lies below it must be sound.
-    pub(super) fn synced(&self, id: PackId) -> u64 {
+    pub(crate) fn synced(&self, id: PackId) -> u64 {
         self.rows.get(&id).map_or(0, |row| row.watermark)
     }
 
@@ -136,7 +136,7 @@ impl<'a> Packs<'a> {
     ///
     /// # Errors
     /// What the storage says, but for what the medium gives up: that is a finding.
-    pub(super) fn examine(&mut self, number: usize, findings: &mut Findings) -> Result<Table> {
+    pub(crate) fn examine(&mut self, number: usize, findings: &mut Findings) -> Result<Table> {
         let Some(pack) = self.list.get(number).copied() else { return Ok(Table::default()) };
         let table = self.table(&pack)?;
         let name = pack.name();
@@ -160,7 +160,7 @@ impl<'a> Packs<'a> {
     ///
     /// # Errors
     /// As [`Packs::examine`].
-    pub(super) fn entries(&self, pack: &Pack) -> Result<Vec<Entry>> {
+    pub(crate) fn entries(&self, pack: &Pack) -> Result<Vec<Entry>> {
         Ok(self.table(pack)?.entries)
     }
 

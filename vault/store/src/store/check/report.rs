@@ -10,7 +10,7 @@ use crate::index::Key;
 use crate::store::check::lost::{Lost, LostObject};
 
 /// Findings kept; all are counted.
-pub(super) const KEPT_FINDINGS: usize = 1_000;
+pub(crate) const KEPT_FINDINGS: usize = 1_000;
 
 /// What sort of thing is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -99,18 +99,18 @@ pub struct Finding {
 
 impl Finding {
     /// Makes a finding that is about no single object.
-    pub(super) fn at(kind: FindingKind, path: &str, at: u64, reason: impl Into<String>) -> Self {
+    pub(crate) fn at(kind: FindingKind, path: &str, at: u64, reason: impl Into<String>) -> Self {
         let (path, reason) = (path.to_owned(), reason.into());
         Self { kind, path, at, object: None, reason, reach: Reach::NoObject }
     }
 
     /// Names the object that it is about.
-    pub(super) fn of(self, key: Key, kind: umbra_common::Kind) -> Self {
+    pub(crate) fn of(self, key: Key, kind: umbra_common::Kind) -> Self {
         Self { object: Some((key, kind)), ..self }
     }
 
     /// Tells whether two findings are about the same thing; words may differ.
-    pub(super) fn is_same(&self, other: &Self) -> bool {
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
         (self.kind, &self.path, self.at, self.object)
             == (other.kind, &other.path, other.at, other.object)
     }
@@ -127,7 +127,7 @@ pub struct Findings {
 
 impl Findings {
     /// Adds one.
-    pub(super) fn add(&mut self, finding: Finding) {
+    pub(crate) fn add(&mut self, finding: Finding) {
         let total = self.totals.entry(finding.kind).or_default();
         *total = total.saturating_add(1);
         if self.list.len() < KEPT_FINDINGS {
@@ -136,14 +136,14 @@ impl Findings {
     }
 
     /// Adds one, unless it stands in the list already.
-    pub(super) fn add_new(&mut self, finding: Finding) {
+    pub(crate) fn add_new(&mut self, finding: Finding) {
         if !self.list.iter().any(|known| known.is_same(&finding)) {
             self.add(finding);
         }
     }
 
     /// Leaves only what another list has too. More than both lists keep stays counted.
-    pub(super) fn keep_common(&mut self, other: &Self) {
+    pub(crate) fn keep_common(&mut self, other: &Self) {
         let kept = wide(KEPT_FINDINGS);
         let complete = self.total() <= kept && other.total() <= kept;
         self.list.retain(|finding| other.list.iter().any(|before| before.is_same(finding)));
@@ -157,7 +157,7 @@ impl Findings {
     }
 
     /// Says of each finding whom it hits.
-    pub(super) fn tell_reach(&mut self, lost: &Lost) {
+    pub(crate) fn tell_reach(&mut self, lost: &Lost) {
         for finding in &mut self.list {
             let object = finding.object.and_then(|(key, kind)| lost.find(key, kind));
             finding.reach = match object {

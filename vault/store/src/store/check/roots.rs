@@ -1,6 +1,7 @@
 //! LOG, receipts, and the snapshots that they name: what everything else must be reached from.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use umbra_common::snapshot::Receipt;
 use umbra_common::{Kind, ObjectId, Reference};
@@ -12,34 +13,34 @@ use crate::log::{Replayed, replay};
 use crate::receipt::{MAX_RECEIPT_FILE_BYTES, decode, receipt_name, sequence_of};
 use crate::store::check::report::{Finding, FindingKind, Findings};
 use crate::store::contents::range;
-use crate::store::inner::Inner;
+use crate::store::inner::{Inner, locked};
 
 /// A snapshot that there must be.
 #[derive(Clone, Debug)]
-pub(super) struct Root {
+pub(crate) struct Root {
     /// Number of its receipt.
-    pub(super) sequence: u64,
+    pub(crate) sequence: u64,
     /// Name of the receipt's file, whether it is there or not.
-    pub(super) name: String,
-    pub(super) domain: DomainId,
-    pub(super) snapshot: ObjectId,
+    pub(crate) name: String,
+    pub(crate) domain: DomainId,
+    pub(crate) snapshot: ObjectId,
     /// What the receipt says; `None` where it is gone and the LOG alone names the snapshot.
-    pub(super) receipt: Option<Box<Receipt>>,
+    pub(crate) receipt: Option<Box<Receipt>>,
 }
 
 impl Root {
     /// Returns the reference to its manifest.
-    pub(super) fn manifest(&self) -> Reference {
+    pub(crate) fn manifest(&self) -> Reference {
         Reference { kind: Kind::Manifest, id: self.snapshot }
     }
 
     /// Says what is missing where its manifest is.
-    pub(super) fn says(&self) -> String {
+    pub(crate) fn says(&self) -> String {
         format!("receipt {} names snapshot {}, which no pack has", self.sequence, self.snapshot)
     }
 
     /// Returns when the vault received it.
-    pub(super) fn received(&self) -> Option<Timestamp> {
+    pub(crate) fn received(&self) -> Option<Timestamp> {
         let time = self.receipt.as_ref()?.received;
         let seconds = time.seconds.saturating_mul(1_000_000_000);
         Some(Timestamp(seconds.saturating_add(time.nanos.into())))
@@ -47,19 +48,21 @@ impl Root {
 }
 
 /// What LOG and receipts say.
-pub(super) struct Roots {
-    pub(super) list: Vec<Root>,
+pub(crate) struct Roots {
+    pub(crate) list: Vec<Root>,
     /// Number of the LOG's last entry.
-    pub(super) log_end: u64,
+    pub(crate) log_end: u64,
+    /// The GC generation that the index must have.
+    pub(crate) gc_generation: u64,
     /// Receipts that were read and are right.
-    pub(super) receipts: u64,
+    pub(crate) receipts: u64,
 }
 
 /// Reads LOG and receipts, and compares the one with the others.
 ///
 /// # Errors
 /// What the storage says, but for what the medium gives up.
-pub(super) fn read(inner: &Inner, owner: Option<&Owner>, findings: &mut Findings) -> Result<Roots> {
+pub(crate) fn read(inner: &Inner, owner: Option<&Owner>, findings: &mut Findings) -> Result<Roots> {
     // The LOG first: what it names is there, whoever commits meanwhile.
     let mut replayed = replay(&*inner.journal, inner.store)?;
     note_log_damage(&mut replayed, owner, findings);
@@ -67,6 +70,9 @@ pub(super) fn read(inner: &Inner, owner: Option<&Owner>, findings: &mut Findings
     let mut highest = 0u64;
     for name in inner.objects.list("receipts/")? {
         let Some(sequence) = sequence_of(&name) else { continue };
+        if replayed.state.expunged.contains_key(&sequence) {
+            continue;
+        }
         highest = highest.max(sequence);
         read.receipt(&name, sequence)?;
     }
@@ -98,7 +104,23 @@ pub(super) fn read(inner: &Inner, owner: Option<&Owner>, findings: &mut Findings
             list.insert(at, root);
         }
     }
-    Ok(Roots { list, log_end: replayed.state.sequence, receipts })
+    note_sweep(inner, &replayed, findings);
+    let (log_end, gc_generation) = (replayed.state.sequence, replayed.state.gc_generation);
+    Ok(Roots { list, log_end, gc_generation, receipts })
+}
+
+/// Notes which packs a sweep deletes: records without a row in them are no damage.
+fn note_sweep(inner: &Inner, replayed: &Replayed, findings: &mut Findings) {
+    let list = match inner.read_sweep_list(&replayed.state) {
+        Ok(list) => list.map(Arc::new),
+        Err(error) => {
+            let reason = format!("{}; the next opening makes the index anew", chain(&error));
+            let name = crate::store::gc::list_name(replayed.state.gc_generation);
+            findings.add(Finding::at(FindingKind::Log, &name, 0, reason));
+            None
+        }
+    };
+    *locked(&inner.doomed) = list;
 }
 
 fn note_log_damage(replayed: &mut Replayed, owner: Option<&Owner>, findings: &mut Findings) {
@@ -169,9 +191,12 @@ impl Reading<'_> {
     /// Notes receipts that are gone, and those that do not continue the one before.
     fn check_chain(&mut self, highest: u64) {
         let logged = &self.replayed.state.receipts;
-        let last = logged.keys().next_back().copied().unwrap_or(0).max(highest);
+        let expunged = &self.replayed.state.expunged;
+        let last = self.replayed.state.last_receipt.map_or(0, |(sequence, _)| sequence);
+        let last = last.max(highest);
         let mut faults = Vec::new();
-        let named: Vec<u64> = logged.keys().chain(self.found.keys()).copied().collect();
+        let named = logged.keys().chain(expunged.keys()).chain(self.found.keys());
+        let named: Vec<u64> = named.copied().collect();
         // What nothing names is a gap; many in a row are one.
         let mut gaps = named;
         gaps.sort_unstable();
@@ -191,6 +216,7 @@ impl Reading<'_> {
             let Some(before) = sequence.checked_sub(1) else { continue };
             let known = self.found.get(&before).map(|(_, hash)| *hash);
             let known = known.or_else(|| logged.get(&before).map(|(hash, _)| *hash));
+            let known = known.or_else(|| expunged.get(&before).map(|(hash, _)| *hash));
             let continues = match known {
                 Some(hash) => receipt.previous == Some(hash.0),
                 None => before > 0 || receipt.previous.is_none(),
@@ -207,7 +233,7 @@ impl Reading<'_> {
 }
 
 /// Notes what is wrong where the index names a later entry of the LOG than there is.
-pub(super) fn check_mark(mark: u64, log_end: u64, findings: &mut Findings) {
+pub(crate) fn check_mark(mark: u64, log_end: u64, findings: &mut Findings) {
     if mark > log_end {
         let reason = format!(
             "the index names entry {mark}, and the LOG ends at {log_end}: durable entries are gone"

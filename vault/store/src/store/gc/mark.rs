@@ -1,0 +1,164 @@
+//! What the roots reach: one bit for each record of each sealed pack.
+//!
+//! Liveness comes from the tables of contents alone, never from rows of the index. The same walk
+//! as a check's finds what is missing; then nothing is collected.
+
+use std::collections::HashMap;
+
+use umbra_common::{Kind, Reference};
+
+use crate::bytes::wide;
+use crate::error::{Error, Result};
+use crate::ids::PackId;
+use crate::pack::Entry;
+use crate::store::check::closure::{Closure, PART_CHUNKS, Part, beginning, chunks_of};
+use crate::store::check::lost::Lost;
+use crate::store::check::nodes::Nodes;
+use crate::store::check::packs::Packs;
+use crate::store::check::report::Findings;
+use crate::store::check::roots::Root;
+use crate::store::gc::list::Bits;
+use crate::store::inner::Inner;
+
+/// How much of a sealed pack the roots reach.
+pub(super) struct PackUse {
+    /// The records that they reach.
+    pub(super) live: Bits,
+    /// Bytes of those.
+    pub(super) live_bytes: u64,
+    /// Records that they do not reach.
+    pub(super) dead: u64,
+    /// Length of the pack in bytes.
+    pub(super) len: u64,
+    /// It holds a node.
+    pub(super) has_nodes: bool,
+}
+
+impl PackUse {
+    /// Tells whether the pack is worth to be deleted: less than half of it is of use.
+    pub(super) fn is_victim(&self) -> bool {
+        self.live_bytes.saturating_mul(2) < self.len
+    }
+}
+
+/// What was marked.
+pub(super) struct Marks<'a> {
+    pub(super) packs: Packs<'a>,
+    pub(super) nodes: Nodes,
+    /// Sealed packs; open ones are never deleted.
+    pub(super) sealed: HashMap<PackId, PackUse>,
+}
+
+impl<'a> Marks<'a> {
+    /// Marks what the roots reach.
+    ///
+    /// # Errors
+    /// [`Error::NotCollected`] where something is missing or damaged; what the storage says.
+    pub(super) fn make(inner: &'a Inner, roots: &[Root]) -> Result<Self> {
+        let rows = inner.index.packs()?.into_iter().collect();
+        let mut packs = Packs::list(inner)?.with_rows(rows);
+        let (mut nodes, mut findings, mut lost) =
+            (Nodes::default(), Findings::default(), Lost::default());
+        let mut chunks = 0u64;
+        for number in 0..packs.list.len() {
+            let table = packs.examine(number, &mut findings)?;
+            let Some(pack) = packs.list.get(number) else { continue };
+            chunks = chunks.saturating_add(chunks_of(&table.entries));
+            nodes.take(pack.id, &table.entries);
+        }
+        stop_at(&findings)?;
+        nodes.sort();
+        let mut closure = Closure {
+            packs: &packs,
+            nodes: &mut nodes,
+            lost: &mut lost,
+            findings: &mut findings,
+            chunks,
+        };
+        closure.run(roots)?;
+        stop_at(&findings)?;
+        let mut marks = Self { packs, nodes, sealed: HashMap::new() };
+        let parts = chunks.div_ceil(PART_CHUNKS).max(1);
+        for number in 0..parts {
+            marks.mark_part(Part { number, parts })?;
+        }
+        Ok(marks)
+    }
+
+    fn is_reached(&self, entry: &Entry) -> bool {
+        let own = Reference { kind: entry.kind, id: entry.id };
+        let node = self.nodes.find(entry.domain, own);
+        node.is_some_and(|node| self.nodes.is_reached(node))
+    }
+
+    /// Sets the bits of a part of the chunks, and with the first part those of the nodes.
+    fn mark_part(&mut self, part: Part) -> Result<()> {
+        let mut reached: Vec<u64> = Vec::new();
+        for pack in self.packs.list.iter().filter(|pack| pack.has_nodes) {
+            for entry in self.packs.entries(pack)?.iter().filter(|entry| self.is_reached(entry)) {
+                let chunks = entry.refs.iter().filter(|child| child.kind == Kind::Chunk);
+                let beginnings = chunks.map(|child| beginning(entry.domain, &child.id));
+                reached.extend(beginnings.filter(|beginning| part.has(*beginning)));
+            }
+        }
+        reached.sort_unstable();
+        reached.dedup();
+        for pack in self.packs.list.iter().filter(|pack| !pack.open) {
+            let entries = self.packs.entries(pack)?;
+            let mut used = self.sealed.remove(&pack.id).unwrap_or_else(|| PackUse {
+                live: Bits::new(entries.len()),
+                live_bytes: 0,
+                dead: wide(entries.len()),
+                len: pack.len,
+                has_nodes: pack.has_nodes,
+            });
+            if used.live.len() != entries.len() {
+                return Err(missing(format!("{} changed meanwhile", pack.name())));
+            }
+            for (number, entry) in entries.iter().enumerate() {
+                let live = match entry.kind {
+                    Kind::Chunk => {
+                        // An equal beginning of another id keeps a dead chunk, and loses nothing.
+                        let beginning = beginning(entry.domain, &entry.id);
+                        part.has(beginning) && reached.binary_search(&beginning).is_ok()
+                    }
+                    _ => part.number == 0 && self.is_reached(entry),
+                };
+                if live {
+                    used.live.set(number);
+                    used.live_bytes = used.live_bytes.saturating_add(entry.record_len().into());
+                    used.dead = used.dead.saturating_sub(1);
+                }
+            }
+            self.sealed.insert(pack.id, used);
+        }
+        Ok(())
+    }
+
+    /// Returns the records of a sealed pack, in the order of its bits.
+    ///
+    /// # Errors
+    /// [`Error::NotCollected`] where the table is not what it was; what the storage says.
+    pub(super) fn entries(&self, pack: PackId) -> Result<Vec<Entry>> {
+        let found = self.packs.find(pack);
+        let entries = found.map(|pack| self.packs.entries(pack)).transpose()?.unwrap_or_default();
+        let expected = self.sealed.get(&pack).map_or(0, |used| used.live.len());
+        if entries.len() == expected {
+            return Ok(entries);
+        }
+        Err(missing(format!("{} changed meanwhile", crate::pack::sealed_name(pack))))
+    }
+}
+
+fn missing(reason: String) -> Error {
+    Error::NotCollected { reason }
+}
+
+/// Ends the collection where something is missing or damaged: what is reached only through that
+/// would look dead.
+fn stop_at(findings: &Findings) -> Result<()> {
+    let Some(first) = findings.list.first() else { return Ok(()) };
+    let more = findings.total().saturating_sub(1);
+    let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
+    Err(missing(format!("{} at byte {}: {}{more}", first.path, first.at, first.reason)))
+}
