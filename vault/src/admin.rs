@@ -12,6 +12,7 @@ pub use client::Remote;
 pub use server::{AdminServer, OnBroken};
 
 use crate::clock::now;
+use crate::collect::{GcAsked, GcDone};
 use crate::enrol::{self, NewToken, TokenMade};
 use crate::error::{Result, VaultError, chain};
 use crate::place::Place;
@@ -44,6 +45,8 @@ pub enum Request {
     Token(NewToken),
     /// Make the index anew.
     RebuildIndex,
+    /// Give back the space of what no snapshot needs.
+    Gc(GcAsked),
     /// Let a key in as the owner, while this connection lasts.
     Grant {
         /// The key's name, hexadecimal.
@@ -80,6 +83,8 @@ pub enum Answer {
         /// Nodes that miss a descendant.
         incomplete: u64,
     },
+    /// To [`Request::Gc`].
+    Collected(GcDone),
     /// To [`Request::Grant`].
     Granted {
         /// Where to connect from this machine.
@@ -129,6 +134,7 @@ pub fn answer(
     store: &Store,
     place: &Place,
     serving: Option<Serving>,
+    stop: &dyn Fn() -> bool,
     request: &Request,
 ) -> Result<Answer> {
     match request {
@@ -159,6 +165,10 @@ pub fn answer(
         Request::RebuildIndex => {
             let report = store.rebuild_index(now()).map_err(|error| place.store_error(error))?;
             Ok(report.into())
+        }
+        Request::Gc(asked) => {
+            let done = asked.run(store, stop).map_err(|error| place.store_error(error))?;
+            Ok(Answer::Collected(done))
         }
         Request::Grant { .. } => Err(VaultError::Internal("nothing is served here")),
     }

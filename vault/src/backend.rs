@@ -16,7 +16,7 @@ use umbra_common::wire::{
     RefusalCode,
 };
 use umbra_common::{Kind, ObjectId, Reference};
-use umbra_net::server::{Backend, Backup, OnSettled, Peer, Visitor};
+use umbra_net::server::{Backend, Backup, Kept, OnSettled, Peer, Visitor};
 use umbra_store::{Base, DomainId, MachineId, Receipt, Store};
 
 /// The dedup domain of all machines, so far.
@@ -172,18 +172,21 @@ impl Backend for StoreBackend {
         Ok(())
     }
 
-    fn open(&self, visitor: &Visitor, snapshot: &ObjectId) -> Result<Object, Refusal> {
+    fn open(&self, visitor: &Visitor, snapshot: &ObjectId) -> Result<(Object, Kept), Refusal> {
         let rights = self.rights(visitor)?;
         // Several machines may have receipts of one snapshot.
         let shown = |receipt: &Arc<Receipt>| receipt.snapshot == *snapshot && rights.sees(receipt);
-        match self.store.receipts().iter().any(shown) {
-            true => self.manifest(*snapshot).map_err(|error| refusal(&error)),
-            // One answer for both: nothing is told about what others have.
-            false => Err(Refusal {
-                code: RefusalCode::NotFound,
-                text: format!("the vault has no snapshot {snapshot} for this machine"),
-            }),
-        }
+        let pin = match self.store.receipts().iter().any(shown) {
+            true => self.store.pin(snapshot),
+            false => None,
+        };
+        // One answer for all: nothing is told about what others have.
+        let pin = pin.ok_or_else(|| Refusal {
+            code: RefusalCode::NotFound,
+            text: format!("the vault has no snapshot {snapshot} for this machine"),
+        })?;
+        let manifest = self.manifest(*snapshot).map_err(|error| refusal(&error))?;
+        Ok((manifest, Box::new(pin)))
     }
 
     fn may_read(&self, visitor: &Visitor) -> Result<(), Refusal> {

@@ -2,6 +2,7 @@
 
 mod check;
 mod embedded;
+mod gc;
 mod housekeeping;
 mod output;
 mod serve;
@@ -82,6 +83,10 @@ enum Command {
     ///
     /// Works on a stopped store and beside a running vault. Exit code 4 where damage was found.
     Check(check::CheckArgs),
+    /// Give back the space of what no snapshot needs.
+    ///
+    /// Runs beside backups and restores; waits for the backups that began before it.
+    Gc(gc::GcArgs),
     /// Make the index anew from packs, receipts and LOG.
     RebuildIndex(StoreArg),
     /// Print a completion script for a shell.
@@ -159,6 +164,7 @@ fn run(cli: &Cli, output: &Output) -> Result<u8> {
         Command::Agent(AgentCommand::List(store)) => list(&place(cli, store)?, output),
         Command::Agent(AgentCommand::Token(args)) => token(&place(cli, &args.store)?, args, output),
         Command::Check(args) => check::run(&place(cli, &args.store)?, args, output),
+        Command::Gc(args) => gc::run(&place(cli, &args.store)?, args, output),
         Command::RebuildIndex(store) => rebuild(&place(cli, store)?, output),
         Command::Completions { shell } => housekeeping::completions(*shell, Cli::command()),
         Command::Man { dir } => housekeeping::man(dir, Cli::command(), output),
@@ -183,7 +189,7 @@ fn ask(place: &Place, mode: Mode, request: &Request) -> Result<Answer> {
         return remote.ask(request);
     }
     let open = place.open(mode)?;
-    let answer = admin::answer(&open.store, place, None, request);
+    let answer = admin::answer(&open.store, place, None, &|| false, request);
     let closed = open.close();
     let answer = answer?;
     closed?;

@@ -111,10 +111,13 @@ fn since(error: &StoreError) -> String {
 fn store_code(error: &StoreError) -> u8 {
     match error.root() {
         StoreError::NotAStore { .. } => 10,
-        StoreError::Locked { .. } | StoreError::LockLost { .. } => 11,
+        StoreError::Locked { .. } | StoreError::LockLost { .. } | StoreError::Busy { .. } => 11,
         StoreError::Unsupported { .. } => 13,
         StoreError::NoSpace { .. } => 14,
-        StoreError::Corrupt { .. } | StoreError::Decode { .. } | StoreError::WrongBytes { .. } => 4,
+        StoreError::Corrupt { .. }
+        | StoreError::Decode { .. }
+        | StoreError::WrongBytes { .. }
+        | StoreError::NotCollected { .. } => 4,
         _ => 1,
     }
 }
@@ -127,6 +130,11 @@ fn store_hint(error: &StoreError, dir: &str) -> Option<String> {
         StoreError::Locked { .. } => {
             Some("wait for that command to end; `umbra --wait SECONDS` waits longer".to_owned())
         }
+        StoreError::Busy { .. } => Some("try again when that is done".to_owned()),
+        StoreError::NotCollected { .. } => Some(format!(
+            "see what is wrong with `umbra-vault check --store {dir}`; nothing is collected while \
+             something is missing"
+        )),
         StoreError::Unsupported { .. } => Some("install a newer umbra-vault".to_owned()),
         StoreError::NoSpace { .. } => Some("make room on that file system".to_owned()),
         StoreError::NotEmpty { .. } => Some("name a new or an empty directory".to_owned()),
@@ -174,7 +182,9 @@ pub(crate) fn refusal(error: &StoreError) -> Refusal {
         StoreError::Corrupt { .. } | StoreError::Decode { .. } | StoreError::WrongBytes { .. } => {
             RefusalCode::Damaged
         }
-        StoreError::Locked { .. } | StoreError::LockLost { .. } => RefusalCode::Busy,
+        StoreError::Locked { .. } | StoreError::LockLost { .. } | StoreError::Busy { .. } => {
+            RefusalCode::Busy
+        }
         StoreError::Unsupported { .. } => RefusalCode::Version,
         StoreError::Limit { .. } => RefusalCode::Usage,
         _ => RefusalCode::Failed,

@@ -7,6 +7,7 @@ pub mod admin;
 pub mod backend;
 pub mod cli;
 mod clock;
+mod collect;
 mod config;
 mod enrol;
 mod error;

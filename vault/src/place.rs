@@ -156,6 +156,9 @@ impl Place {
     }
 }
 
+/// How long the end waits for requests that are under way: a step of a collection.
+const STILL_IN_USE: std::time::Duration = std::time::Duration::from_secs(60);
+
 /// Makes a directory with those above it; the names of the new ones are durable afterwards.
 fn make_durably(dir: &Path) -> std::io::Result<()> {
     let new: Vec<&Path> = dir.ancestors().take_while(|dir| !dir.exists()).collect();
@@ -177,8 +180,21 @@ impl OpenStore {
     /// # Errors
     /// [`VaultError::Store`]; [`VaultError::Internal`] where somebody still uses the store.
     pub fn close(self) -> Result<()> {
-        let store = Arc::try_unwrap(self.store)
-            .map_err(|_| VaultError::Internal("the store is still in use at the end"))?;
+        let mut shared = self.store;
+        let started = std::time::Instant::now();
+        let store = loop {
+            match Arc::try_unwrap(shared) {
+                Ok(store) => break store,
+                // An administrator's request that was told to stop does so soon.
+                Err(again) if started.elapsed() < STILL_IN_USE => {
+                    shared = again;
+                    std::thread::sleep(std::time::Duration::from_millis(10));
+                }
+                Err(_) => {
+                    return Err(VaultError::Internal("the store is still in use at the end"));
+                }
+            }
+        };
         store.close().map_err(|error| self.place.store_error(error))
     }
 }

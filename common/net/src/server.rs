@@ -15,7 +15,7 @@ mod requests;
 mod share;
 mod strangers;
 
-pub use backend::{Backend, Backup, Committing, OnSettled, Settled, Taken, Visitor};
+pub use backend::{Backend, Backup, Committing, Kept, OnSettled, Settled, Taken, Visitor};
 pub use umbra_common::wire::session::Peer;
 
 use self::strangers::{Entry, Strangers};

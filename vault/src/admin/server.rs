@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use umbra_common::wire::Fingerprint;
 use umbra_store::Store;
@@ -17,6 +18,7 @@ use umbra_store::Store;
 #[derive(Debug)]
 pub struct AdminServer {
     path: PathBuf,
+    ending: Arc<AtomicBool>,
 }
 
 /// Told why the store can be served no longer.
@@ -30,6 +32,8 @@ struct Scene {
     place: Place,
     serving: Serving,
     broken: OnBroken,
+    /// What takes long stops.
+    ending: Arc<AtomicBool>,
 }
 
 impl AdminServer {
@@ -65,18 +69,20 @@ impl AdminServer {
         let _ = std::fs::remove_file(&path);
         let listener = UnixListener::bind(&path).map_err(io)?;
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).map_err(io)?;
+        let ending = Arc::new(AtomicBool::new(false));
         let scene = Scene {
             store: Arc::downgrade(&open.store),
             backend: Arc::downgrade(backend),
             place: open.place.clone(),
             serving,
             broken,
+            ending: Arc::clone(&ending),
         };
         std::thread::Builder::new()
             .name("admin".to_owned())
             .spawn(move || accept(&listener, &scene))
             .map_err(io)?;
-        Ok(Self { path })
+        Ok(Self { path, ending })
     }
 
     /// Returns where the socket is.
@@ -87,6 +93,7 @@ impl AdminServer {
 
 impl Drop for AdminServer {
     fn drop(&mut self) {
+        self.ending.store(true, Ordering::Release);
         let _ = std::fs::remove_file(&self.path);
     }
 }
@@ -146,7 +153,8 @@ impl Scene {
             return Err(ending);
         };
         let Request::Grant { fingerprint } = request else {
-            let answer = answer(&store, &self.place, Some(self.serving), request);
+            let stop = || self.ending.load(Ordering::Acquire);
+            let answer = answer(&store, &self.place, Some(self.serving), &stop, request);
             return answer.map_err(|error| match request {
                 Request::RebuildIndex => VaultError::RebuildFailed(Box::new(error)),
                 _ => error,

@@ -1,5 +1,6 @@
 //! What a vault has to answer. All calls may block and come from many threads.
 
+use std::any::Any;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use umbra_common::wire::session::Peer;
@@ -30,6 +31,9 @@ pub enum Settled {
 
 /// Told what became of a backup's objects. Does not block.
 pub type OnSettled = Arc<dyn Fn(Settled) + Send + Sync>;
+
+/// Keeps a snapshot until it is dropped.
+pub type Kept = Box<dyn Any + Send + Sync>;
 
 /// The vault behind the server.
 pub trait Backend: Send + Sync + 'static {
@@ -68,11 +72,12 @@ pub trait Backend: Send + Sync + 'static {
         each: &mut dyn FnMut(u64, ListEntry) -> bool,
     ) -> Result<(), Refusal>;
 
-    /// Returns a manifest that the visitor may see.
+    /// Returns a manifest that the visitor may see, and what keeps its snapshot while the
+    /// connection lasts.
     ///
     /// # Errors
     /// The refusal to answer with.
-    fn open(&self, visitor: &Visitor, snapshot: &ObjectId) -> Result<Object, Refusal>;
+    fn open(&self, visitor: &Visitor, snapshot: &ObjectId) -> Result<(Object, Kept), Refusal>;
 
     /// Tells whether the visitor may (still) read what was served to it: its key may have been
     /// replaced since.

@@ -1,6 +1,6 @@
 //! One connection.
 
-use super::backend::{Backup, Visitor};
+use super::backend::{Backup, Kept, Visitor};
 use super::share::{MAX_CONNECTIONS, Share};
 use super::strangers::Stranger;
 use super::{Shared, control, lanes, requests};
@@ -8,15 +8,15 @@ use crate::error::{NetError, Result};
 use crate::frames::lost;
 use crate::tls;
 use rustls::pki_types::CertificateDer;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use umbra_common::Reference;
 use umbra_common::wire::session::{Peer, Served, VaultSession};
 use umbra_common::wire::{Fingerprint, Refusal, RefusalCode};
+use umbra_common::{ObjectId, Reference};
 
 /// How long the TLS handshake may take, and then the first message.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -43,6 +43,8 @@ pub(super) struct Conversation {
     /// Threads that may read for this connection.
     pub(super) readers: Arc<Semaphore>,
     pub(super) served: Mutex<Served>,
+    /// What keeps the snapshots that were opened.
+    pub(super) opened: Mutex<HashMap<ObjectId, Kept>>,
     pub(super) backup: Mutex<Option<Arc<dyn Backup>>>,
     pub(super) visitor: Mutex<Option<Visitor>>,
     lists: Mutex<VecDeque<(Reference, Arc<Vec<Reference>>)>>,
@@ -131,6 +133,7 @@ pub(super) async fn serve(incoming: quinn::Incoming, stranger: Stranger, shared:
         share,
         readers: Arc::new(Semaphore::new(READERS)),
         served: Mutex::default(),
+        opened: Mutex::default(),
         backup: Mutex::default(),
         visitor: Mutex::default(),
         lists: Mutex::default(),

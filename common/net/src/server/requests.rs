@@ -168,7 +168,8 @@ impl Work {
                 Ok((last == Pushed::Full).then_some(Self::List { list, told }))
             }
             Self::Open { snapshot } => {
-                let object = backend.open(&visitor, &snapshot)?;
+                let (object, kept) = backend.open(&visitor, &snapshot)?;
+                guard(&conversation.opened).insert(snapshot, kept);
                 guard(&conversation.served).insert(object.reference);
                 // The first answer always has room.
                 answers.push(Reply::Object(ServedObject { item: 0, number: 0, object }));

@@ -141,11 +141,13 @@ impl Backend for MemoryVault {
         Ok(())
     }
 
-    fn open(&self, _visitor: &Visitor, snapshot: &ObjectId) -> Result<Object, Refusal> {
+    fn open(&self, _visitor: &Visitor, snapshot: &ObjectId) -> Result<(Object, Kept), Refusal> {
         let manifest = Reference { kind: Kind::Manifest, id: *snapshot };
         let inside = self.inside.lock().unwrap();
         let found = inside.durable.get(&manifest).cloned();
-        found.ok_or_else(|| refusal(RefusalCode::NotFound, "no such snapshot"))
+        let found = found.ok_or_else(|| refusal(RefusalCode::NotFound, "no such snapshot"))?;
+        let kept: Kept = Box::new(());
+        Ok((found, kept))
     }
 
     fn may_read(&self, _visitor: &Visitor) -> Result<(), Refusal> {

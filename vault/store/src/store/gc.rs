@@ -134,6 +134,8 @@ impl Inner {
         let roots = self.roots(due);
         self.lanes.iter().for_each(crate::store::lane::Lane::seal_all);
         report.roots = wide(roots.list.len());
+        let forgotten = self.log.with_state(|state| state.forgotten.len());
+        report.forgotten = wide(forgotten.saturating_sub(roots.due.len()));
         let marks = Marks::make(self, &roots.list)?;
         let victims: BTreeSet<PackId> = marks
             .sealed

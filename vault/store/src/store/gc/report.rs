@@ -7,6 +7,9 @@ pub struct GcReport {
     pub roots: u64,
     /// Snapshots that are gone for good, by the numbers of their receipts.
     pub expunged: Vec<u64>,
+    /// Snapshots that are forgotten and stay for now: the forgetting can be undone, or they are
+    /// protected or held.
+    pub forgotten: u64,
     /// Sealed packs before.
     pub packs: u64,
     /// Bytes of those.
