@@ -137,6 +137,7 @@ pub fn answer(
     stop: &dyn Fn() -> bool,
     request: &Request,
 ) -> Result<Answer> {
+    store.make_room();
     match request {
         Request::Hello { device, inode } => Ok(Answer::Hello {
             same: place.signature() == Some((*device, *inode)),

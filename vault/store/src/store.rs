@@ -31,6 +31,7 @@ mod put;
 mod read;
 mod receipts;
 mod recover;
+pub(crate) mod reserve;
 mod settle;
 
 use inner::{IndexState, Inner, locked};
@@ -360,6 +361,14 @@ impl Store {
         match self.inner.mode {
             OpenMode::ReadOnly => self.inner.refresh(),
             OpenMode::ReadWrite => Ok(()),
+        }
+    }
+
+    /// Makes room for an administrator's request on a file system that is full: gives the reserve
+    /// up, or makes it anew where there is room again.
+    pub fn make_room(&self) {
+        if self.inner.mode == OpenMode::ReadWrite {
+            self.inner.look_after_reserve();
         }
     }
 

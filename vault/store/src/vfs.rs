@@ -79,6 +79,15 @@ pub trait Vfs: Send + Sync {
     /// `NotFound` where there is none, else what the system says.
     fn remove(&self, path: &str) -> io::Result<()>;
 
+    /// Makes a file of `len` bytes whose blocks nobody else can take; false where that cannot be
+    /// had here.
+    ///
+    /// # Errors
+    /// `AlreadyExists` where there is one, else what the system says; then there is no file.
+    fn reserve(&self, _path: &str, _len: u64) -> io::Result<bool> {
+        Ok(false)
+    }
+
     /// Tells how much room is left.
     ///
     /// # Errors

@@ -73,11 +73,13 @@ impl Store {
         self.inner.writable()?;
         drop(self.gate()?);
         let _turn = self.inner.maintenance.begin("a collection (gc)")?;
+        self.inner.look_after_reserve();
         let mut report = GcReport::default();
         if !options.dry_run {
             self.inner.finish_sweep(options, &mut report)?;
         }
         self.inner.collect(options, &mut report)?;
+        self.inner.look_after_reserve();
         Ok(report)
     }
 

@@ -22,6 +22,7 @@ use crate::store::in_flight::InFlight;
 use crate::store::inner::{DATA_LANES, IndexState, Inner, PackNames, locked};
 use crate::store::lane::Lane;
 use crate::store::receipts::Receipts;
+use crate::store::reserve::give_up_when_full;
 use crate::store::{InitOptions, OpenMode, OpenOptions, Store};
 use crate::vfs::{Access, Vfs, make_dirs, read_exact};
 
@@ -134,6 +135,7 @@ fn try_open_owner(
     let lock = Arc::new(Lock::take(vfs, options.pid, options.now, || {
         Ok(replay(&*journal, format.store)?.epoch)
     })?);
+    give_up_when_full(&**vfs);
     for dir in DIRS {
         make_dirs(&**vfs, dir)?;
     }
@@ -170,6 +172,7 @@ fn try_open_owner(
     let [a, b, c, d, ..] = options.seed;
     let seed = u32::from_le_bytes([a, b, c, d]).into();
     prepare(&inner, lost, seed, options.now).inspect_err(|_| inner.doubt())?;
+    inner.look_after_reserve();
     Ok(store)
 }
 

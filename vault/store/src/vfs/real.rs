@@ -10,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, Dir, FallocateFlags, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::{Access, Space, Vfs, VfsFile, parent};
@@ -126,6 +126,24 @@ impl Vfs for RealVfs {
 
     fn remove(&self, path: &str) -> io::Result<()> {
         Ok(rustix::fs::unlinkat(self.dir(parent(path))?, last(path), AtFlags::empty())?)
+    }
+
+    fn reserve(&self, path: &str, len: u64) -> io::Result<bool> {
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(0o640);
+        let file = rustix::fs::openat(self.dir(parent(path))?, last(path), flags, mode)?;
+        match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, len) {
+            Ok(()) => Ok(true),
+            Err(error) => {
+                // Some of it may have been had.
+                self.remove(path)?;
+                match error {
+                    Errno::OPNOTSUPP | Errno::NOSYS => Ok(false),
+                    other => Err(other.into()),
+                }
+            }
+        }
     }
 
     fn space(&self) -> io::Result<Space> {

@@ -11,10 +11,22 @@ use crate::store::check::packs::Packs;
 use crate::store::check::report::{Finding, FindingKind, Findings};
 use crate::store::contents::pack_of;
 use crate::store::inner::Inner;
+use crate::store::reserve::RESERVE_NAME;
 
 /// What stands in a store's directory.
-const KNOWN: [&str; 10] =
-    ["FORMAT", "LOCK", "log", "keys", "receipts", "packs", "open", "index", "gc", "tmp"];
+const KNOWN: [&str; 11] = [
+    "FORMAT",
+    "LOCK",
+    "log",
+    "keys",
+    "receipts",
+    "packs",
+    "open",
+    "index",
+    "gc",
+    "tmp",
+    RESERVE_NAME,
+];
 
 /// Notes names that are foreign, and tables whose pack is gone.
 ///
