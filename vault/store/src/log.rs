@@ -21,7 +21,6 @@ mod replay;
 pub(crate) mod segment;
 mod state;
 
-#[allow(unused_imports)]
 pub(crate) use entry::MAX_SEQUENCES;
 pub use entry::{Entry, HoldOn, Machine, Role, Token};
 pub(crate) use replay::{Replayed, replay, segment_name};
