@@ -235,9 +235,10 @@ fn decide(
     Ok((Machine { id, name, key, role: token.role }, Some(token.id)))
 }
 
-/// Names and ids of the machines of all receipts, oldest first.
+/// Names and ids of the machines of all receipts, oldest first: a machine whose snapshots are
+/// forgotten is the same when they are back.
 fn known_machines(store: &Store) -> Vec<(String, MachineId)> {
-    let receipts = store.receipts();
+    let receipts = store.all_receipts();
     receipts.iter().map(|receipt| (receipt.machine_name.clone(), receipt.machine)).collect()
 }
 

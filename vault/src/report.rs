@@ -109,7 +109,7 @@ pub(crate) fn machines(store: &Store, now: Timestamp) -> Vec<MachineReport> {
             (report, None)
         });
         report.snapshots = report.snapshots.saturating_add(1);
-        *latest = (*latest).max(Some(received(&receipt)));
+        *latest = (*latest).max(Some(Timestamp::from_parts(receipt.received)));
     }
     let mut machines: Vec<MachineReport> = seen
         .into_values()
@@ -157,9 +157,4 @@ pub(crate) fn status(
 /// Prints an id.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn received(receipt: &umbra_store::Receipt) -> Timestamp {
-    let seconds = receipt.received.seconds.saturating_mul(1_000_000_000);
-    Timestamp(seconds.saturating_add(i64::from(receipt.received.nanos)))
 }

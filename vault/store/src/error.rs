@@ -7,6 +7,7 @@ use rustix::io::Errno;
 use umbra_common::Reference;
 
 use crate::ids::{StoreId, Timestamp};
+use crate::store::KeptSnapshots;
 
 /// The result of a store operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -131,6 +132,18 @@ pub enum Error {
     NotFound {
         /// The object.
         reference: Reference,
+    },
+    /// Snapshots that are protected or held are not forgotten.
+    #[error("{snapshots}")]
+    Kept {
+        /// Which, and why.
+        snapshots: KeptSnapshots,
+    },
+    /// A snapshot was forgotten, and then its space was given back.
+    #[error("receipt {sequence} is not in the store any more: its space was given back")]
+    Expunged {
+        /// Number of its receipt.
+        sequence: u64,
     },
     /// A name that must be new exists.
     #[error("{name} exists already")]

@@ -78,6 +78,12 @@ impl Timestamp {
         let nanos = u32::try_from(self.0.rem_euclid(1_000_000_000)).unwrap_or(0);
         umbra_fsparse::Timestamp { seconds: self.0.div_euclid(1_000_000_000), nanos }
     }
+
+    /// Makes it of seconds and nanoseconds, as near as it can be.
+    pub fn from_parts(time: umbra_fsparse::Timestamp) -> Self {
+        let seconds = time.seconds.saturating_mul(1_000_000_000);
+        Self(seconds.saturating_add(time.nanos.into()))
+    }
 }
 
 /// A BLAKE3 hash of 32 bytes that is no object's id: of a receipt, a log entry, a key.

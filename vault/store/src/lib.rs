@@ -51,7 +51,10 @@ pub use store::check::{
     LostObject, Reach, ReadData, RecordPlace, SnapshotHit, check,
 };
 pub use store::gc::{GcOptions, GcReport, ReaderPin};
-pub use store::{Damage, InitOptions, OpenMode, OpenOptions, RebuildReport, Store, StoreStatus};
+pub use store::{
+    Changed, Damage, HoldChanged, InitOptions, Intent, KeptSnapshot, KeptSnapshots, OpenMode,
+    OpenOptions, RebuildReport, Store, StoreStatus,
+};
 pub use umbra_common::snapshot::Receipt;
 pub use umbra_common::wire::{Codec, Object};
 pub use vfs::{Access, RealVfs, Space, Vfs, VfsFile};

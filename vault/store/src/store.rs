@@ -22,9 +22,11 @@ use crate::vfs::{Space, Vfs};
 mod adopt;
 pub(crate) mod check;
 mod contents;
+mod forget;
 pub(crate) mod gc;
 mod in_flight;
 mod inner;
+mod kept;
 mod lane;
 mod open;
 mod put;
@@ -34,7 +36,9 @@ mod recover;
 pub(crate) mod reserve;
 mod settle;
 
+pub use forget::{Changed, HoldChanged, Intent};
 use inner::{IndexState, Inner, locked};
+pub use kept::{KeptSnapshot, KeptSnapshots};
 use lane::Lane;
 
 /// What a new store is made of.
@@ -124,8 +128,10 @@ pub struct StoreStatus {
     pub objects: u64,
     /// Bytes of all records in the index.
     pub bytes_stored: u64,
-    /// Receipts.
+    /// Receipts of snapshots that can be seen.
     pub receipts: u64,
+    /// Receipts of snapshots that are forgotten, and whose space was not given back.
+    pub forgotten: u64,
     /// Sessions that live.
     pub sessions: u64,
     /// The base snapshots that they rely on.
@@ -330,27 +336,6 @@ impl Store {
         prove(&self.get(domain, reference)?)
     }
 
-    /// Returns the receipts, oldest first.
-    pub fn receipts(&self) -> Vec<Arc<Receipt>> {
-        let receipts = locked(&self.inner.receipts);
-        receipts.stored.values().map(|stored| Arc::clone(&stored.receipt)).collect()
-    }
-
-    /// Returns the newest receipt of a snapshot, or `None`.
-    pub fn receipt_of(&self, snapshot: &ObjectId) -> Option<Arc<Receipt>> {
-        let receipts = locked(&self.inner.receipts);
-        let mut newest = receipts.stored.values().rev();
-        let found = newest.find(|stored| stored.receipt.snapshot == *snapshot);
-        found.map(|stored| Arc::clone(&stored.receipt))
-    }
-
-    /// Returns the receipts whose snapshot ids begin with these hexadecimal digits.
-    pub fn receipts_by_prefix(&self, digits: &str) -> Vec<Arc<Receipt>> {
-        let mut found = self.receipts();
-        found.retain(|receipt| receipt.snapshot.to_string().starts_with(digits));
-        found
-    }
-
     /// Looks again at what another process wrote meanwhile (a store that is only read).
     ///
     /// Reading does this by itself when it misses an object.
@@ -391,6 +376,7 @@ impl Store {
             Ok(())
         })?;
         let leases = inner.leases.living();
+        let (all, forgotten) = (self.all_receipts().len(), self.forgotten_receipts().len());
         let space = inner.vfs.space().map_err(|error| Error::io("measure room on", "", error))?;
         Ok(StoreStatus {
             store: inner.store,
@@ -400,7 +386,8 @@ impl Store {
             packs_open: wide(inner.open_packs()?.len()),
             objects,
             bytes_stored,
-            receipts: wide(locked(&inner.receipts).stored.len()),
+            receipts: wide(all.saturating_sub(forgotten)),
+            forgotten: wide(forgotten),
             sessions: wide(leases.len()),
             pinned: leases.iter().filter_map(|lease| lease.base).collect(),
             space,

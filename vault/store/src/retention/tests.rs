@@ -167,7 +167,7 @@ fn each_disk_by_itself_and_the_narrowest_rule_counts() {
     let mut all = Vec::new();
     for (number, disk) in (1..).zip(["a/sda", "a/sdb", "b/sda", "c/sda"].repeat(4)) {
         let disk = Scope::parse(disk).unwrap();
-        let id = u8::try_from(disk.machine().unwrap().as_bytes()[0]).unwrap();
+        let id = disk.machine().unwrap().as_bytes()[0];
         let machine = MachineId([id; 16]);
         all.push(Candidate { machine, disk, ..snapshot(number, at(2026, 1, 1, 0)) });
     }
@@ -267,7 +267,7 @@ proptest! {
         // No disk is ever emptied.
         for name in ["m/x", "m/y"] {
             let of_disk = |one: &&Candidate| one.disk.to_string() == name;
-            let newest = history.iter().filter(of_disk).next_back();
+            let newest = history.iter().rfind(of_disk);
             prop_assert!(newest.is_none_or(|newest| found.contains(&newest.sequence)));
         }
         // A later clock does not make anything expire.

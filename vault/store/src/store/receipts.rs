@@ -1,16 +1,18 @@
-//! Committing: the receipt aside, synced, renamed; the LOG; then the answer.
+//! Receipts: committing (the receipt aside, synced, renamed; the LOG; then the answer), reading them
+//! again, and telling which there are.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use umbra_common::snapshot::Receipt;
-use umbra_common::{ByteLen, ByteOffset, ByteRange, Kind, Reference};
+use umbra_common::{ByteLen, ByteOffset, ByteRange, Kind, ObjectId, Reference};
 
 use crate::error::{Error, Result};
 use crate::ids::{Digest, Timestamp};
 use crate::log::Entry;
 use crate::receipt::{MAX_RECEIPT_FILE_BYTES, decode, encode, receipt_name, sequence_of};
 use crate::session::{Commit, CommitRequest, SessionState};
+use crate::store::Store;
 use crate::store::inner::{Inner, locked};
 
 /// A receipt that is durable.
@@ -30,6 +32,48 @@ pub(crate) struct Receipts {
     highest: u64,
     /// A receipt that may or may not be durable; nothing is committed after it.
     in_doubt: Option<String>,
+}
+
+impl Store {
+    /// Returns the receipts of snapshots that are not forgotten, oldest first.
+    pub fn receipts(&self) -> Vec<Arc<Receipt>> {
+        self.receipts_where(|forgotten| !forgotten)
+    }
+
+    /// Returns the receipts of snapshots that are forgotten and can still be there again, oldest
+    /// first.
+    pub fn forgotten_receipts(&self) -> Vec<Arc<Receipt>> {
+        self.receipts_where(|forgotten| forgotten)
+    }
+
+    /// Returns all receipts, also those of snapshots that are forgotten: what must not be lost,
+    /// and what names of machines and disks are known. Oldest first.
+    pub fn all_receipts(&self) -> Vec<Arc<Receipt>> {
+        self.receipts_where(|_| true)
+    }
+
+    fn receipts_where(&self, wanted: impl Fn(bool) -> bool) -> Vec<Arc<Receipt>> {
+        let receipts = locked(&self.inner.receipts);
+        self.inner.log.with_state(|state| {
+            let stored = receipts.stored.iter();
+            let wanted = stored.filter(|(sequence, _)| wanted(state.is_forgotten(**sequence)));
+            wanted.map(|(_, stored)| Arc::clone(&stored.receipt)).collect()
+        })
+    }
+
+    /// Returns the newest receipt of a snapshot, or `None` where there is none or each of them is
+    /// forgotten.
+    pub fn receipt_of(&self, snapshot: &ObjectId) -> Option<Arc<Receipt>> {
+        self.receipts().into_iter().rev().find(|receipt| receipt.snapshot == *snapshot)
+    }
+
+    /// Returns the receipts, not forgotten, whose snapshot ids begin with these hexadecimal
+    /// digits.
+    pub fn receipts_by_prefix(&self, digits: &str) -> Vec<Arc<Receipt>> {
+        let mut found = self.receipts();
+        found.retain(|receipt| receipt.snapshot.to_string().starts_with(digits));
+        found
+    }
 }
 
 impl Inner {

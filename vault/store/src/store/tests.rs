@@ -18,6 +18,7 @@ mod crash;
 mod cut_rebuild;
 mod damage;
 mod forged;
+mod forget;
 mod gc;
 mod whole;
 

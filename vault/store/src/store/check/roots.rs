@@ -41,9 +41,7 @@ impl Root {
 
     /// Returns when the vault received it.
     pub(crate) fn received(&self) -> Option<Timestamp> {
-        let time = self.receipt.as_ref()?.received;
-        let seconds = time.seconds.saturating_mul(1_000_000_000);
-        Some(Timestamp(seconds.saturating_add(time.nanos.into())))
+        Some(Timestamp::from_parts(self.receipt.as_ref()?.received))
     }
 }
 
