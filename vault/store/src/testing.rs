@@ -6,10 +6,11 @@ mod conformance;
 pub mod fuzz;
 mod index;
 mod objects;
+mod random;
 mod vfs;
 
 pub use cipher::ToyCipher;
 pub use conformance::index_conformance;
-pub use index::KeptIndex;
+pub use index::{JournaledIndex, KeptIndex};
 pub use objects::MemoryObjects;
-pub use vfs::{Fault, SimVfs};
+pub use vfs::{Fault, Harm, Hit, SimVfs};
