@@ -7,6 +7,7 @@ pub mod fuzz;
 mod index;
 mod objects;
 mod random;
+pub mod schedules;
 mod vfs;
 
 pub use cipher::ToyCipher;
