@@ -300,3 +300,26 @@ fn nodes_of_a_pack_that_was_never_synced_are_no_damage_when_the_index_is_lost() 
     vfs.damage(name.strip_suffix(".contents").unwrap(), |bytes| bytes[5] = 1);
     assert!(!rig.open().damage().is_empty());
 }
+
+#[test]
+fn a_pack_that_was_taken_over_with_nothing_in_it_is_no_damage_when_it_is_short() {
+    let vfs = SimVfs::default();
+    let rig = Rig { index: Some(KeptIndex::default()), ..sim_rig(&vfs) };
+    init(&rig);
+    let store = rig.open();
+    let agent = begin(&store, "d", None);
+    let chunk = object(Kind::Chunk, &[], b"unlucky");
+    vfs.fault_at_sync(vfs.syncs(), crate::testing::Fault::Io);
+    put_all(&store, &agent, std::slice::from_ref(&chunk));
+    store.flush().unwrap();
+    assert!(agent.durable().is_empty());
+    drop((agent, store));
+    // The next owner copies the record out of the page cache, and the pack stays as it is.
+    drop(rig.open());
+    let vfs = vfs.after_power_cut(0);
+    let index = rig.index.as_ref().unwrap();
+    let options = crate::CheckOptions::new(Box::new(index.clone()), crate::ReadData::Everything);
+    let report = crate::check(&sim_rig(&vfs).vfs, &options).unwrap();
+    assert!(!report.is_damaged(), "{:?}", report.findings);
+    assert_holds(&sim_rig(&vfs).open(), &[chunk]);
+}

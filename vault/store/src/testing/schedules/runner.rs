@@ -36,6 +36,9 @@ pub(super) struct Runner {
     pub(super) nonces: BTreeMap<usize, SessionNonce>,
     /// A fault was set since the store was opened, or before: calls may fail.
     pub(super) trouble: bool,
+    /// Something failed, or was to fail, while the store was opened: what it could not copy out of
+    /// packs of an earlier process can be read, and is not known until the next opening.
+    pub(super) cramped: bool,
     /// A rebuild failed: nothing works until the store is opened anew.
     pub(super) half_made: bool,
     /// What a crash that was set is to be.
@@ -62,6 +65,7 @@ impl Runner {
             given_up: Vec::new(),
             nonces: BTreeMap::new(),
             trouble: false,
+            cramped: false,
             half_made: false,
             set_end: None,
             slow: None,
@@ -159,6 +163,7 @@ impl Runner {
                 Ok(store) => {
                     self.store = Some(store);
                     self.trouble = faults;
+                    self.cramped = faults;
                     self.half_made = false;
                     let damage = self.store()?.damage();
                     if !damage.is_empty() {
