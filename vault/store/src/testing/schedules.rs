@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 mod backup;
+mod harm;
 mod model;
 mod runner;
 mod sessions;

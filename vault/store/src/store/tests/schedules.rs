@@ -30,3 +30,8 @@ fn run_all(kind: Kind, ci: u64, full: u64) {
 fn nothing_promised_is_lost() {
     run_all(Kind::Crashes, 300, 2_000);
 }
+
+#[test]
+fn all_harm_is_found_and_no_wrong_byte_is_given() {
+    run_all(Kind::Damage, 100, 500);
+}

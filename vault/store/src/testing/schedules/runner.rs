@@ -41,6 +41,10 @@ pub(super) struct Runner {
     pub(super) cramped: bool,
     /// A rebuild failed: nothing works until the store is opened anew.
     pub(super) half_made: bool,
+    /// The index lost no batches at the end before the harm.
+    pub(super) index_is_whole: bool,
+    /// So far no process was killed, no power went and nothing failed.
+    pub(super) orderly: bool,
     /// What a crash that was set is to be.
     pub(super) set_end: Option<End>,
     pub(super) slow: Option<u64>,
@@ -67,6 +71,8 @@ impl Runner {
             trouble: false,
             cramped: false,
             half_made: false,
+            index_is_whole: true,
+            orderly: true,
             set_end: None,
             slow: None,
             now: 1,
@@ -93,8 +99,11 @@ impl Runner {
             self.settle()?;
             self.come_back()?;
         }
-        self.trace.step("the end".to_owned());
-        self.finish()?;
+        if kind == Kind::Crashes {
+            self.trace.step("the end".to_owned());
+            self.finish()?;
+        }
+        self.stats.receipts = crate::bytes::wide(self.model.receipts().count());
         Ok(self.stats)
     }
 
@@ -151,6 +160,13 @@ impl Runner {
         let mut options = OpenOptions::owner(index, seed, 1234, Timestamp(self.now));
         options.mode = mode;
         options.group_commit = Duration::from_millis(1);
+        // Most stores have many packs, as most real ones.
+        options.pack_bytes = match self.seed % 4 {
+            0 => options.pack_bytes,
+            1 => 64 << 10,
+            2 => 20 << 10,
+            _ => 4 << 10,
+        };
         options
     }
 
@@ -258,6 +274,7 @@ impl Runner {
     /// Kills the process, or takes the power away.
     pub(super) fn fall(&mut self, end: End) -> Kept {
         self.vfs.halt();
+        self.orderly = false;
         // From here on nothing becomes durable; what was told before that may still be looked at.
         self.trouble = true;
         self.give_up_sessions();
@@ -337,7 +354,7 @@ impl Runner {
                 self.vfs.slow_down(seed);
                 Ok(())
             }
-            Step::Damage { .. } => Ok(()),
+            Step::Damage { end, seed, harms, harm } => self.damage(end, seed, harms, harm),
             trouble => {
                 self.make_trouble(trouble);
                 Ok(())
@@ -348,6 +365,7 @@ impl Runner {
     /// Sets a fault.
     fn make_trouble(&mut self, step: Step) {
         self.trouble = true;
+        self.orderly = false;
         match step {
             Step::EndWithin { operations, end } => {
                 let at = self.vfs.operations().saturating_add(operations);

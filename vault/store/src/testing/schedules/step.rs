@@ -90,7 +90,15 @@ pub(super) fn steps(seed: u64, kind: Kind) -> Vec<Step> {
         Kind::Crashes => random.below(3),
         Kind::Damage => random.below(2),
     };
-    let mut steps: Vec<Step> = (0..count).map(|_| some(&mut random, trouble)).collect();
+    let mut steps = Vec::new();
+    // Most stores have some snapshots before anything else happens to them.
+    for _ in 0..random.below(3) {
+        let slot = random.position(SLOTS);
+        steps.push(begin(slot, &mut random));
+        steps.push(Step::PutAll { slot });
+        steps.push(Step::Commit { slot });
+    }
+    steps.extend((0..count).map(|_| some(&mut random, trouble)));
     if matches!(kind, Kind::Damage) {
         let harms = random.below(4).saturating_add(1);
         let harm = if random.chance(30) { random.pick(&Harm::ALL).copied() } else { None };
@@ -106,17 +114,11 @@ fn some(random: &mut Random, trouble: u64) -> Step {
     }
     let slot = random.position(SLOTS);
     match random.below(100) {
-        0..=19 => Step::Begin {
-            slot,
-            version: random.next(),
-            with_base: random.chance(60),
-            same_nonce: random.chance(50),
-            order: if random.chance(60) { Order::ChildrenFirst } else { Order::Any(random.next()) },
-        },
-        20..=27 => Step::Ask { slot },
-        28..=49 => Step::Put { slot, count: random.below(30).saturating_add(1) },
-        50..=58 => Step::PutAll { slot },
-        59..=68 => Step::Commit { slot },
+        0..=12 => begin(slot, random),
+        13..=20 => Step::Ask { slot },
+        21..=42 => Step::Put { slot, count: random.below(30).saturating_add(1) },
+        43..=56 => Step::PutAll { slot },
+        57..=68 => Step::Commit { slot },
         69..=70 => Step::GiveUp { slot },
         71..=72 => Step::CommitAgain { which: random.next() },
         73..=76 => Step::Flush,
@@ -131,6 +133,13 @@ fn some(random: &mut Random, trouble: u64) -> Step {
         94 => Step::LoseIndex(end(random)),
         _ => Step::Reopen(end(random)),
     }
+}
+
+fn begin(slot: usize, random: &mut Random) -> Step {
+    let (version, with_base) = (random.next(), random.chance(60));
+    let same_nonce = random.chance(50);
+    let order = if random.chance(60) { Order::ChildrenFirst } else { Order::Any(random.next()) };
+    Step::Begin { slot, version, with_base, same_nonce, order }
 }
 
 fn end(random: &mut Random) -> End {

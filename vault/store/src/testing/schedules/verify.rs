@@ -154,7 +154,9 @@ impl Runner {
 
     /// Runs a check of everything, and expects nothing to be wrong.
     pub(super) fn check(&mut self) -> Kept {
-        let report = self.check_report()?;
+        self.stats.checks = self.stats.checks.saturating_add(1);
+        let report = self.checked();
+        let report = report.map_err(|error| format!("the check failed: {}", chain(&error)))?;
         if report.is_damaged() {
             let (findings, lost) = (&report.findings.list, &report.lost);
             return Err(format!("a check tells of damage: {findings:?}, lost {lost:?}"));
@@ -162,10 +164,9 @@ impl Runner {
         Ok(())
     }
 
-    pub(super) fn check_report(&mut self) -> Kept<CheckReport> {
-        self.stats.checks = self.stats.checks.saturating_add(1);
+    pub(super) fn checked(&self) -> Result<CheckReport> {
         let options = CheckOptions::new(Box::new(self.index.clone()), ReadData::Everything);
-        check(&self.vfs(), &options).map_err(|error| format!("the check failed: {}", chain(&error)))
+        check(&self.vfs(), &options)
     }
 
     /// What every schedule ends with: all is well again, backups can be made to their end, and
@@ -200,10 +201,7 @@ impl Runner {
         self.index = JournaledIndex::default();
         self.open()?;
         self.verify()?;
-        self.end(End::Close)?;
-        let receipts = self.model.receipts().count();
-        self.stats.receipts = wide(receipts);
-        Ok(())
+        self.end(End::Close)
     }
 
     /// Returns the version that a receipt is of.
