@@ -77,6 +77,9 @@ pub struct OpenOptions {
     pub cipher: Option<Arc<dyn Cipher>>,
     /// How long a record may wait for others before it is synced: 50 ms.
     pub group_commit: Duration,
+    /// A pack is sealed when its next record would pass this length: 16 MiB, and no more. Fewer
+    /// let a simulation have many.
+    pub pack_bytes: u64,
 }
 
 impl OpenOptions {
@@ -91,6 +94,7 @@ impl OpenOptions {
             objects: None,
             cipher: None,
             group_commit: Duration::from_millis(50),
+            pack_bytes: crate::pack::PACK_BYTES,
         }
     }
 

@@ -6,10 +6,12 @@ mod conformance;
 pub mod fuzz;
 mod index;
 mod objects;
+mod random;
+pub mod schedules;
 mod vfs;
 
 pub use cipher::ToyCipher;
 pub use conformance::index_conformance;
-pub use index::KeptIndex;
+pub use index::{JournaledIndex, KeptIndex};
 pub use objects::MemoryObjects;
-pub use vfs::{Fault, SimVfs};
+pub use vfs::{Fault, Harm, Hit, SimVfs};

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::ids::PackId;
 use crate::index::{Key, Location};
 use crate::journal::Segment;
-use crate::pack::{Entry, PACK_BYTES, PackKind};
+use crate::pack::{Entry, PackKind};
 
 /// Unsynced bytes of a lane that end the wait for company.
 const GROUP_BYTES: u64 = 4 << 20;
@@ -99,6 +99,8 @@ struct LaneState {
 /// One lane.
 pub(crate) struct Lane {
     pub(crate) kind: PackKind,
+    /// A pack is sealed when its next record would pass this length.
+    pack_bytes: u64,
     state: Mutex<LaneState>,
     /// Something for the thread to do.
     work: Condvar,
@@ -107,9 +109,9 @@ pub(crate) struct Lane {
 }
 
 impl Lane {
-    pub(crate) fn new(kind: PackKind) -> Self {
+    pub(crate) fn new(kind: PackKind, pack_bytes: u64) -> Self {
         let state = Mutex::new(LaneState::default());
-        Self { kind, state, work: Condvar::new(), progress: Condvar::new() }
+        Self { kind, pack_bytes, state, work: Condvar::new(), progress: Condvar::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, LaneState> {
@@ -135,10 +137,10 @@ impl Lane {
             return Err(Error::Closed);
         }
         let len = wide(record.len());
-        let mut appended = state.append(record, || new_pack(self.kind));
+        let mut appended = state.append(record, self.pack_bytes, || new_pack(self.kind));
         if matches!(appended, Err(Error::InDoubt { .. })) {
             // A sync failed that the thread has not told us of yet.
-            appended = state.append(record, || new_pack(self.kind));
+            appended = state.append(record, self.pack_bytes, || new_pack(self.kind));
         }
         // A pack may have failed: it is then time to settle what it holds.
         let offset = appended.inspect_err(|_| self.work.notify_all())?;
@@ -268,9 +270,10 @@ impl LaneState {
     fn append(
         &mut self,
         record: &[u8],
+        pack_bytes: u64,
         new_pack: impl FnOnce() -> Result<(PackId, Arc<dyn Segment>)>,
     ) -> Result<u64> {
-        let pack = self.pack_for(wide(record.len()), new_pack)?;
+        let pack = self.pack_for(wide(record.len()), pack_bytes, new_pack)?;
         pack.segment.append(record).inspect_err(|_| pack.phase = PackPhase::Failed)
     }
 
@@ -278,11 +281,12 @@ impl LaneState {
     fn pack_for(
         &mut self,
         len: u64,
+        pack_bytes: u64,
         new_pack: impl FnOnce() -> Result<(PackId, Arc<dyn Segment>)>,
     ) -> Result<&mut OpenPack> {
         let takes = |pack: &OpenPack| {
             pack.phase == PackPhase::Writing
-                && pack.segment.position().saturating_add(len) <= PACK_BYTES
+                && pack.segment.position().saturating_add(len) <= pack_bytes
         };
         if !self.packs.back().is_some_and(takes) {
             // Before the old one is closed: where no pack can be made, the old one still stands.

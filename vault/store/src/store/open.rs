@@ -157,8 +157,9 @@ fn try_open_owner(
     let (index, lost) = open_index(&*options.index, unusable)?;
     let writer =
         LogWriter { journal: Arc::clone(&journal), lock: Arc::clone(&lock), store: format.store };
-    let mut lanes: Vec<Lane> = (0..DATA_LANES).map(|_| Lane::new(PackKind::Data)).collect();
-    lanes.push(Lane::new(PackKind::Nodes));
+    let lane = |kind| Lane::new(kind, options.pack_bytes);
+    let mut lanes: Vec<Lane> = (0..DATA_LANES).map(|_| lane(PackKind::Data)).collect();
+    lanes.push(lane(PackKind::Nodes));
     let parts = Parts { vfs: Arc::clone(vfs), objects, journal, index, store: format.store };
     let log = Log::new(replayed, Some(writer));
     let inner = Arc::new(Inner {

@@ -20,6 +20,7 @@ mod damage;
 mod forged;
 mod forget;
 mod gc;
+mod schedules;
 mod whole;
 
 /// The id of every store of these tests.

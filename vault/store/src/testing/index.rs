@@ -8,6 +8,10 @@ use crate::index::{
     Batch, Index, IndexFormat, IndexOpener, Key, Location, LogMark, MemoryIndex, PackRow,
 };
 
+mod journaled;
+
+pub use journaled::JournaledIndex;
+
 /// Opens the same index in memory each time, as one on a disk would be. Clones share it.
 #[derive(Clone, Default)]
 pub struct KeptIndex {

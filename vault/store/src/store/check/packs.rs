@@ -17,7 +17,7 @@ use crate::pack::{
     Contents, Entry, PACK_HEADER_BYTES, PackHeader, PackKind, open_name, scan, sealed_name,
 };
 use crate::store::check::report::{Finding, FindingKind, Findings};
-use crate::store::contents::{header_of, range};
+use crate::store::contents::{header_of, never_written, range};
 use crate::store::inner::Inner;
 
 /// A pack.
@@ -188,10 +188,12 @@ impl<'a> Packs<'a> {
             found.map(|mut found| found.pop().unwrap_or_default())
         };
         let footer = unless_unsupported(inner.footer(pack.id, &name, len, &read))?;
+        let beside = footer.is_none();
         let contents = match footer {
             Some(contents) => Some(contents),
             None => unless_unsupported(inner.table_beside(pack.id))?,
         };
+        let by_table_beside = beside && contents.is_some();
         match contents {
             Some(contents) => self.take_contents(pack, contents, len, &mut table),
             None => {
@@ -208,6 +210,7 @@ impl<'a> Packs<'a> {
         // Of a pack in which nothing was ever synced even the header may be gone.
         if let Err(reason) = self.header_fault(pack, &name, &head)
             && !(table.entries.is_empty() && table.faults.is_empty())
+            && !(by_table_beside && never_written(&head))
         {
             table.fault(FindingKind::PackHeader, 0, reason);
         }
@@ -221,8 +224,12 @@ impl<'a> Packs<'a> {
         }
         // A footer ends the pack; a table beside it says nothing of what stands behind.
         table.void = contents.covers.min(len).saturating_sub(named);
-        let synced = self.rows.get(&pack.id).map_or(0, |row| row.watermark).max(contents.covers);
-        if len < synced {
+        let row = self.rows.get(&pack.id);
+        let synced = row.map_or(0, |row| row.watermark).max(contents.covers);
+        // One that was taken over with nothing in it may be shorter than its header: nothing of
+        // it was ever synced.
+        let holds = !contents.entries.is_empty() || row.is_some_and(|row| row.records > 0);
+        if len < synced && holds {
             table.fault(FindingKind::PackShort, len, "the pack is shorter than what was synced");
         }
         // What a short pack lost is missing, unless another one has it.
