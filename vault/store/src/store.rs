@@ -4,7 +4,6 @@ use std::sync::{Arc, PoisonError, RwLockReadGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use umbra_common::snapshot::Receipt;
 use umbra_common::wire::Object;
 use umbra_common::{ObjectId, Reference};
 
