@@ -155,7 +155,7 @@ pub(super) fn run(place: &Place, command: &PolicyCommand, output: &Output) -> Re
             let asked = PolicyRequest::Simulate { change: args.change.change() };
             let done = done(place, Mode::ReadOnly, asked)?;
             verdicts(&done, output)?;
-            summary(&done, true, output)?;
+            summary(&done, (0, true), output)?;
         }
         PolicyCommand::Set(args) => set(place, args, output)?,
     }
@@ -189,7 +189,7 @@ fn set(place: &Place, args: &SetArgs, output: &Output) -> Result<()> {
     if args.dry_run {
         output.text("dry run: the policy was not changed")?;
     }
-    summary(&done, args.dry_run, output)
+    summary(&done, (0, args.dry_run), output)
 }
 
 fn done(place: &Place, mode: Mode, asked: PolicyRequest) -> Result<Box<PolicyDone>> {
@@ -213,7 +213,8 @@ pub(super) fn apply(place: &Place, dry_run: bool, output: &Output) -> Result<u8>
     if dry_run {
         output.text("dry run: nothing was forgotten")?;
     }
-    summary(&done, dry_run, output)?;
+    let forgotten = if dry_run { 0 } else { dropped };
+    summary(&done, (forgotten, dry_run), output)?;
     Ok(0)
 }
 
@@ -234,11 +235,13 @@ fn counts(done: &PolicyDone) -> (usize, usize) {
     (kept, done.verdicts.len().saturating_sub(kept))
 }
 
-fn summary(done: &PolicyDone, dry_run: bool, output: &Output) -> Result<()> {
+/// Prints the summary, with how many snapshots were forgotten by this command.
+fn summary(done: &PolicyDone, (forgotten, dry_run): (usize, bool), output: &Output) -> Result<()> {
     let (kept, dropped) = counts(done);
     output.summary(json!({
         "kept": kept,
-        "forgotten": dropped,
+        "not_kept": dropped,
+        "forgotten": forgotten,
         "dry_run": dry_run,
         "rules": done.policy.rules,
         "undo_seconds": done.policy.undo_seconds,
