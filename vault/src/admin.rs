@@ -11,6 +11,7 @@ mod server;
 pub use client::Remote;
 pub use server::{AdminServer, OnBroken};
 
+use crate::care::{self, CareDone, CareRequest, HoldDone, HoldRequest, PolicyDone, PolicyRequest};
 use crate::clock::now;
 use crate::collect::{GcAsked, GcDone};
 use crate::enrol::{self, NewToken, TokenMade};
@@ -23,8 +24,11 @@ use std::path::PathBuf;
 use umbra_common::wire::Fingerprint;
 use umbra_store::{RebuildReport, Store, StoreId};
 
-/// Longest line on the socket, in bytes.
+/// Longest request, in bytes.
 const MAX_LINE_BYTES: u64 = 1 << 20;
+
+/// Longest answer, in bytes: one that names a hundred thousand snapshots fits.
+const MAX_ANSWER_BYTES: u64 = 64 << 20;
 
 /// What an administrator asks.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -47,6 +51,15 @@ pub enum Request {
     RebuildIndex,
     /// Give back the space of what no snapshot needs.
     Gc(GcAsked),
+    /// Show, change, try or apply the policy.
+    Policy {
+        /// What.
+        asked: PolicyRequest,
+    },
+    /// Forget snapshots, undo it, protect them, end that.
+    Care(CareRequest),
+    /// Hold snapshots, or let them go.
+    Hold(HoldRequest),
     /// Let a key in as the owner, while this connection lasts.
     Grant {
         /// The key's name, hexadecimal.
@@ -85,6 +98,12 @@ pub enum Answer {
     },
     /// To [`Request::Gc`].
     Collected(GcDone),
+    /// To [`Request::Policy`].
+    Policy(Box<PolicyDone>),
+    /// To [`Request::Care`].
+    Care(CareDone),
+    /// To [`Request::Hold`].
+    Hold(HoldDone),
     /// To [`Request::Grant`].
     Granted {
         /// Where to connect from this machine.
@@ -171,6 +190,11 @@ pub fn answer(
             let done = asked.run(store, stop).map_err(|error| place.store_error(error))?;
             Ok(Answer::Collected(done))
         }
+        Request::Policy { asked } => {
+            Ok(Answer::Policy(Box::new(care::policy(store, place, asked)?)))
+        }
+        Request::Care(asked) => Ok(Answer::Care(care::change(store, place, asked)?)),
+        Request::Hold(asked) => Ok(Answer::Hold(care::hold(store, place, asked)?)),
         Request::Grant { .. } => Err(VaultError::Internal("nothing is served here")),
     }
 }

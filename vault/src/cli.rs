@@ -2,12 +2,16 @@
 
 mod check;
 mod embedded;
+mod forget;
 mod gc;
+mod hold;
 mod housekeeping;
 mod output;
+mod policy;
 mod serve;
 
 use crate::admin::{self, Answer, Remote, Request};
+use crate::care::Verb;
 use crate::config::Config;
 use crate::enrol::NewToken;
 use crate::error::{Result, VaultError, chain};
@@ -79,6 +83,20 @@ enum Command {
     /// Let machines in, and list them.
     #[command(subcommand)]
     Agent(AgentCommand),
+    /// Say which snapshots are kept; nothing is forgotten while no policy is set.
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
+    /// Hide snapshots; a later `gc` gives their space back.
+    Forget(forget::ForgetArgs),
+    /// Keep snapshots whatever policy and `forget` say.
+    Protect(forget::ProtectArgs),
+    /// End the protection of snapshots.
+    Unprotect(forget::ProtectArgs),
+    /// Hold all of a machine, a disk or one snapshot, or let go of it.
+    ///
+    /// While a hold lasts, nothing of it is forgotten and no space of it is given back, of
+    /// snapshots to come either.
+    Hold(hold::HoldArgs),
     /// Look for damage and name the snapshots and files that it hits; changes nothing.
     ///
     /// Works on a stopped store and beside a running vault. Exit code 4 where damage was found.
@@ -163,6 +181,15 @@ fn run(cli: &Cli, output: &Output) -> Result<u8> {
         Command::Status(store) => status(&place(cli, store)?, output),
         Command::Agent(AgentCommand::List(store)) => list(&place(cli, store)?, output),
         Command::Agent(AgentCommand::Token(args)) => token(&place(cli, &args.store)?, args, output),
+        Command::Policy(command) => policy::run(&place(cli, command.store())?, command, output),
+        Command::Forget(args) => forget::run(&place(cli, &args.store)?, args, output),
+        Command::Protect(args) => {
+            forget::protect(&place(cli, &args.store)?, args, Verb::Protect, output)
+        }
+        Command::Unprotect(args) => {
+            forget::protect(&place(cli, &args.store)?, args, Verb::Unprotect, output)
+        }
+        Command::Hold(args) => hold::run(&place(cli, &args.store)?, args, output),
         Command::Check(args) => check::run(&place(cli, &args.store)?, args, output),
         Command::Gc(args) => gc::run(&place(cli, &args.store)?, args, output),
         Command::RebuildIndex(store) => rebuild(&place(cli, store)?, output),

@@ -41,6 +41,14 @@ pub enum VaultError {
         /// What to write instead.
         hint: String,
     },
+    /// The vault has nothing of that name.
+    #[error("{what}")]
+    NotFound {
+        /// What was looked for.
+        what: String,
+        /// Where names are to be had.
+        hint: String,
+    },
     /// The vault of this store runs, and refused.
     #[error("{message}")]
     Running {
@@ -73,7 +81,7 @@ impl VaultError {
         match self {
             Self::Store { source, .. } => store_code(source),
             Self::Net(error) => error.exit_code(),
-            Self::Io { .. } | Self::Internal(_) => 1,
+            Self::Io { .. } | Self::NotFound { .. } | Self::Internal(_) => 1,
             Self::Usage { .. } => 2,
             Self::Running { exit_code, .. } => *exit_code,
             Self::RebuildFailed(source) => source.exit_code(),
@@ -85,7 +93,7 @@ impl VaultError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Store { dir, source } => store_hint(source, &dir.display().to_string()),
-            Self::Usage { hint, .. } => Some(hint.clone()),
+            Self::Usage { hint, .. } | Self::NotFound { hint, .. } => Some(hint.clone()),
             Self::Running { hint, .. } => hint.clone(),
             Self::RebuildFailed(_) => Some(
                 "put right what is named there, then start `umbra-vault serve` again: it makes \
@@ -142,6 +150,11 @@ fn store_hint(error: &StoreError, dir: &str) -> Option<String> {
             "keep a copy of it before anything else, then try `umbra-vault rebuild-index --store \
              {dir}`"
         )),
+        StoreError::Kept { .. } => Some(
+            "nothing was forgotten; leave them out, or end it with `umbra-vault unprotect`, \
+             `umbra-vault hold --release`"
+                .to_owned(),
+        ),
         StoreError::Io { source, .. } => match source.kind() {
             ErrorKind::PermissionDenied => Some(
                 "this user may not do that there: run it as the owner of the store, or root gives \

@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod backend;
+pub mod care;
 pub mod cli;
 mod clock;
 mod collect;

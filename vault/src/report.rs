@@ -56,8 +56,10 @@ pub struct Status {
     pub pid: u32,
     /// Open for reading only.
     pub read_only: bool,
-    /// Snapshots.
+    /// Snapshots that can be seen.
     pub snapshots: u64,
+    /// Snapshots that are forgotten and can still return.
+    pub forgotten: u64,
     /// Objects.
     pub objects: u64,
     /// Bytes of all records.
@@ -140,6 +142,7 @@ pub(crate) fn status(
         pid: std::process::id(),
         read_only: state.mode == OpenMode::ReadOnly,
         snapshots: state.receipts,
+        forgotten: state.forgotten,
         objects: state.objects,
         bytes_stored: state.bytes_stored,
         packs_sealed: state.packs_sealed,

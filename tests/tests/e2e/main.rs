@@ -21,5 +21,6 @@ mod kills;
 mod ordinary_user;
 mod read_store;
 mod resume;
+mod retention;
 mod skip_unchanged;
 mod stored_store;

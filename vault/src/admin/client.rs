@@ -1,6 +1,6 @@
 //! Asking a running vault.
 
-use super::{Answer, MAX_LINE_BYTES, Request, socket_paths};
+use super::{Answer, MAX_ANSWER_BYTES, Request, socket_paths};
 use crate::error::{Result, VaultError};
 use crate::place::Place;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -67,7 +67,7 @@ impl Remote {
         stream.set_read_timeout(Some(PATIENCE)).map_err(io)?;
         stream.write_all(&line).map_err(io)?;
         let mut answer = String::new();
-        self.stream.by_ref().take(MAX_LINE_BYTES).read_line(&mut answer).map_err(io)?;
+        self.stream.by_ref().take(MAX_ANSWER_BYTES).read_line(&mut answer).map_err(io)?;
         match serde_json::from_str(&answer).map_err(|e| io(e.into()))? {
             Answer::Error { message, hint, exit_code } => {
                 Err(VaultError::Running { message, hint, exit_code })

@@ -67,9 +67,13 @@ impl Output {
             None => self.text("not served")?,
         }
         self.text(&format!(
-            "{} machines, {} snapshots, {} objects in {}, {} free of {}",
+            "{} machines, {} snapshots{}, {} objects in {}, {} free of {}",
             status.machines.len(),
             status.snapshots,
+            match status.forgotten {
+                0 => String::new(),
+                forgotten => format!(" ({forgotten} more are forgotten)"),
+            },
             status.objects,
             size(status.bytes_stored),
             size(status.bytes_free),

@@ -158,7 +158,7 @@ impl Inner {
         for entry in entries {
             let (encoded, next) = LogRecord::encode(entry, now, end);
             // It would be written and never be read again: damage that we made ourselves.
-            LogRecord::check_len(&encoded)?;
+            LogRecord::check_readable(&encoded)?;
             bytes.extend_from_slice(&encoded);
             end = next;
         }

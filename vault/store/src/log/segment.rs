@@ -139,17 +139,18 @@ impl LogRecord {
         (bytes, ChainEnd { sequence, hash })
     }
 
-    /// Checks that an encoded entry is not too long to be read again.
+    /// Checks that an encoded entry will be read again.
     ///
     /// # Errors
-    /// `Limit`.
-    pub(crate) fn check_len(encoded: &[u8]) -> Result<()> {
-        let limit = u64::from(MAX_PAYLOAD_BYTES);
-        let found = wide(encoded.len().saturating_sub(ENTRY_HEADER_BYTES));
-        match found <= limit {
-            true => Ok(()),
-            false => Err(Error::Limit { what: "the length of a LOG entry", found, limit }),
+    /// `Limit` where it is too long, `Decode` where something in it is out of bounds.
+    pub(crate) fn check_readable(encoded: &[u8]) -> Result<()> {
+        let payload = encoded.get(ENTRY_HEADER_BYTES..).unwrap_or_default();
+        let (found, limit) = (wide(payload.len()), u64::from(MAX_PAYLOAD_BYTES));
+        if found > limit {
+            return Err(Error::Limit { what: "the length of a LOG entry", found, limit });
         }
+        let decoded = Entry::decode(payload);
+        decoded.map(drop).map_err(|source| Error::Decode { path: "log".to_owned(), source })
     }
 
     /// Verifies the entry at the start of `bytes`; `None` where there is none.

@@ -211,6 +211,9 @@ fn an_entry_that_could_not_be_read_again_is_not_written() {
     let policy = crate::retention::Policy { rules, ..Default::default() };
     let written = log.append(Entry::PolicySet(policy), Timestamp(1));
     assert!(matches!(written, Err(Error::Limit { .. })), "{written:?}");
+    let policy = crate::retention::Policy { undo_seconds: u64::MAX, ..Default::default() };
+    let written = log.append(Entry::PolicySet(policy), Timestamp(1));
+    assert!(matches!(written, Err(Error::Decode { .. })), "{written:?}");
     log.append(Entry::IndexRebuilt { objects: 1 }, Timestamp(1)).unwrap();
     assert_eq!(count_of(&vfs.after_power_cut(0), "after it"), 1);
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use umbra_common::cbor::{Fields, Reader, Record, Writer};
 
+use crate::error::{Error, Result};
 use crate::retention::scope::Scope;
 
 /// How long a forgetting can be undone where nothing else is set: 7 days.
@@ -103,6 +104,23 @@ impl Default for Policy {
 }
 
 impl Policy {
+    /// Checks that its times are not too long to count with.
+    ///
+    /// # Errors
+    /// [`Error::Limit`].
+    pub fn check(&self) -> Result<()> {
+        let times = self.rules.values().map(|keep| keep.within_seconds);
+        let longest = times.chain([self.undo_seconds]).max().unwrap_or_default();
+        match longest <= MAX_SECONDS {
+            true => Ok(()),
+            false => Err(Error::Limit {
+                what: "a time of the policy, in seconds,",
+                found: longest,
+                limit: MAX_SECONDS,
+            }),
+        }
+    }
+
     /// Returns the rule that counts for a disk, and whose it is; `None` where none does.
     pub fn rule_for(&self, disk: &Scope) -> Option<(&Scope, &Keep)> {
         let mut scopes = disk.widening().into_iter();

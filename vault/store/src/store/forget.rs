@@ -56,12 +56,13 @@ impl Store {
     /// Changes the policy and returns it as it is then. Forgets nothing.
     ///
     /// # Errors
-    /// [`Error::Limit`] where it is too long; as [`crate::Log::append`].
+    /// [`Error::Limit`] where it or a time in it is too long; as [`crate::Log::append`].
     pub fn set_policy(&self, now: Timestamp, change: impl FnOnce(&mut Policy)) -> Result<Policy> {
         self.inner.writable()?;
         self.log().update(now, |state| {
             let mut policy = state.policy.clone();
             change(&mut policy);
+            policy.check()?;
             let entries = match policy == state.policy {
                 true => Vec::new(),
                 false => vec![Entry::PolicySet(policy.clone())],

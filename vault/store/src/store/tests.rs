@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
-use umbra_common::snapshot::{MachineId, RunId, SessionNonce};
+use umbra_common::snapshot::{MachineId, Receipt, RunId, SessionNonce};
 use umbra_common::wire::{Codec, object::id_of};
 use umbra_common::{Kind, ObjectId};
 
