@@ -112,6 +112,8 @@ fn options() -> Options {
     // A log is replayed up to its first bad record: batches are lost from the end alone.
     options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
     options.set_paranoid_checks(true);
+    // By default 4 MiB are set aside at each opening, which a full disk does not have.
+    options.set_manifest_preallocation_size(64 << 10);
     // Ids do not compress; pack ids and offsets do a little.
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_bottommost_compression_type(DBCompressionType::Zstd);

@@ -316,9 +316,10 @@ struct Reads<'p>(&'p Path);
 /// What a program writes into.
 struct Writes<'p>(&'p Path);
 
-/// The bytes of all files of a store.
+/// The bytes of all files of a store. What umbra only keeps free for a full disk is no backup.
 fn stored_bytes(tool: &dyn Tool) -> u64 {
-    tree_bytes(tool.store())
+    let reserve = std::fs::metadata(tool.store().join("reserve")).map_or(0, |found| found.len());
+    tree_bytes(tool.store()).saturating_sub(reserve)
 }
 
 #[cfg(test)]

@@ -76,6 +76,8 @@ fn open_index(
         Some(reason) => reason,
         None => match opener.open() {
             Ok(index) => return Ok((Arc::from(index), None)),
+            // It may be sound, and making it anew takes more room than opening it.
+            Err(error) if matches!(error.root(), Error::NoSpace { .. }) => return Err(error),
             Err(error) => error.to_string(),
         },
     };
