@@ -31,6 +31,19 @@ pub(crate) enum Trust {
     Watermark,
 }
 
+/// What became of an open pack that was to be taken over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Adopted {
+    /// Whatever counts in it is in the index.
+    Whole,
+    /// Something could not be copied and is not alive, whoever refers to it. From then on it is
+    /// not a node's fault that a child of it is not there, and no node is dropped for that.
+    LeftOpen,
+}
+
+/// Why the index cannot be relied on once a pack was left open.
+pub(crate) const NO_ROOM: &str = "there was no room to take an open pack over";
+
 /// The records of an open pack, sorted by what becomes of them.
 #[derive(Default)]
 struct Sorted {
@@ -42,7 +55,8 @@ struct Sorted {
 
 impl Inner {
     /// Says why the row of an open pack cannot be relied on, where it cannot: acknowledged bytes
-    /// are damaged (which is noted), or the index lost rows in the midst of others.
+    /// are damaged (which is noted), the index lost rows in the midst of others, or an earlier
+    /// opening had no room to take the pack over.
     pub(crate) fn fault_of_open(
         &self,
         pack: PackId,
@@ -68,14 +82,39 @@ impl Inner {
             return Ok(Some("an open pack was damaged"));
         }
         let entries = found.iter().filter_map(|found| self.proven(found, &name));
-        let entries: Vec<Entry> = entries.filter(|entry| entry.end() <= synced).collect();
+        let entries: Vec<Entry> = entries.collect();
         let rows = self.index.find_many(&keys_of(&entries, pack))?;
-        let is_here = |(entry, row): &(&Entry, Option<Location>)| {
+        let is_here = |(entry, row): &(&Entry, &Option<Location>)| {
             row.is_some_and(|row| row.pack == pack && row.offset == entry.offset)
         };
-        let here = wide(entries.iter().zip(rows).filter(is_here).count());
-        let lost = row.is_some_and(|row| here < row.records.into());
-        Ok(lost.then_some("it lacked rows of an open pack"))
+        let here = || entries.iter().zip(&rows).filter(is_here);
+        let synced_here = wide(here().filter(|(entry, _)| entry.end() <= synced).count());
+        if row.is_some_and(|row| synced_here < row.records.into()) {
+            return Ok(Some("it lacked rows of an open pack"));
+        }
+        let left = |(_, row): (_, &Option<Location>)| row.is_some_and(|row| row.incomplete);
+        let left = here().filter(|(entry, _)| entry.end() > synced).any(left);
+        Ok(left.then_some(NO_ROOM))
+    }
+
+    /// Tells whether the index leads to records of a pack that was left open for want of room,
+    /// and that the pack's table does not name since it was taken over. A power cut took what the
+    /// index was told then.
+    pub(crate) fn is_left_behind(&self, pack: PackId) -> Result<bool> {
+        let Some(table) = self.table_beside(pack)? else { return Ok(false) };
+        let name = sealed_name(pack);
+        let len = self.objects.head(&name)?.map_or(0, |info| info.len);
+        let bytes = self.objects.get_ranges(&name, &[range(0, len)?])?;
+        let bytes = bytes.first().map(Vec::as_slice).unwrap_or_default();
+        let (found, _) = scan(bytes, wide(PACK_HEADER_BYTES), self.store);
+        for found in found {
+            let row = self.index.find(&found.record.header.key())?;
+            let here = row.is_some_and(|row| row.pack == pack && row.offset == found.offset);
+            if here && !table.entries.iter().any(|entry| entry.offset == found.offset) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Orders open packs so that children come before parents: chunks first, then nodes in the
@@ -100,13 +139,13 @@ impl Inner {
     ///
     /// # Errors
     /// What the storage or the index says.
-    pub(crate) fn adopt(&self, pack: PackId, synced: u64, trust: Trust) -> Result<()> {
+    pub(crate) fn adopt(&self, pack: PackId, synced: u64, trust: Trust) -> Result<Adopted> {
         let name = open_name(pack);
         if self.objects.head(&sealed_name(pack))?.is_some() {
             // Sealing was cut off after the object was made.
             self.journal.remove(&name)?;
             self.take_sealed(pack)?;
-            return Ok(());
+            return Ok(Adopted::Whole);
         }
         self.journal.sync(&name)?;
         let len = self.open_len(&name)?;
@@ -117,12 +156,14 @@ impl Inner {
         if let Some(contents) = self.footer(pack, &name, len, &read)? {
             // Sealing was cut off before the rename. All records were synced before the footer
             // was written; the footer itself may not be: the table goes beside it too.
-            return self.seal_as_it_is(&contents);
+            self.seal_as_it_is(&contents)?;
+            return Ok(Adopted::Whole);
         }
         if len <= wide(PACK_HEADER_BYTES) && synced <= wide(PACK_HEADER_BYTES) {
             // Made, and nothing put into it.
             self.journal.remove(&name)?;
-            return self.index.apply(&Batch { remove_packs: vec![pack], ..Batch::default() });
+            self.index.apply(&Batch { remove_packs: vec![pack], ..Batch::default() })?;
+            return Ok(Adopted::Whole);
         }
         let bytes = self.whole_segment(&name)?;
         let mut sorted = self.sort_records(pack, &bytes, synced, trust)?;
@@ -130,7 +171,8 @@ impl Inner {
         if refused.iter().any(|(_, because)| *because == Because::Storage) {
             // No room to copy: what could not be copied stays readable where it is, but is not
             // relied on; the pack stays open and is tried again at the next opening.
-            return self.leave_open(pack, &sorted, synced, &refused);
+            self.leave_open(pack, &sorted, synced, &refused)?;
+            return Ok(Adopted::LeftOpen);
         }
         if trust == Trust::Watermark {
             // The index cannot tell whether these nodes were ever acknowledged. They stay, and
@@ -142,7 +184,8 @@ impl Inner {
         let end = sorted.stay.last().map_or(0, Entry::end);
         // A pack that lost its end covers what is left of it.
         let covers = synced.max(end).max(wide(PACK_HEADER_BYTES)).min(len);
-        self.seal_as_it_is(&Contents { store: self.store, pack, covers, entries: sorted.stay })
+        self.seal_as_it_is(&Contents { store: self.store, pack, covers, entries: sorted.stay })?;
+        Ok(Adopted::Whole)
     }
 
     /// Decides for each sound record of an open pack.

@@ -17,6 +17,7 @@ use crate::log::{Entry, Log, LogWriter, Replayed, replay};
 use crate::objects::{LocalObjects, ObjectStore};
 use crate::pack::PackKind;
 use crate::session::Leases;
+use crate::store::adopt::{Adopted, NO_ROOM};
 use crate::store::gc::{Maintenance, Readers};
 use crate::store::in_flight::InFlight;
 use crate::store::inner::{DATA_LANES, IndexState, Inner, PackNames, locked};
@@ -246,7 +247,13 @@ fn prepare(inner: &Inner, lost: Option<String>, seed: u64, now: Timestamp) -> Re
         Some(reason) => Some(reason),
         None => inner.why_rebuild(seed)?.map(str::to_owned),
     };
+    let reason = match reason {
+        None if inner.catch_up()? == Adopted::LeftOpen => Some(NO_ROOM.to_owned()),
+        reason => reason,
+    };
     match reason {
+        // The index is not lost, and the LOG may have no room either.
+        Some(reason) if reason == NO_ROOM => drop(inner.rebuild(now)?),
         Some(reason) => {
             let news = !inner.index.is_volatile() && !inner.sealed_packs()?.is_empty();
             if news {
@@ -257,7 +264,7 @@ fn prepare(inner: &Inner, lost: Option<String>, seed: u64, now: Timestamp) -> Re
                 inner.log.append(Entry::IndexRebuilt { objects: report.objects }, now)?;
             }
         }
-        None => inner.catch_up()?,
+        None => {}
     }
     inner.log_receipts(now)?;
     inner.remove_leftovers()?;

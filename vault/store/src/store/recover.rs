@@ -10,7 +10,7 @@ use crate::index::{
 };
 use crate::pack::{Entry, open_name};
 use crate::store::RebuildReport;
-use crate::store::adopt::Trust;
+use crate::store::adopt::{Adopted, NO_ROOM, Trust};
 use crate::store::inner::{Inner, locked};
 use crate::store::lane::Lane;
 
@@ -71,6 +71,9 @@ impl Inner {
             {
                 return Ok(Some("a pack that it did not know to be sealed was damaged"));
             }
+            if row.is_some_and(|row| row.state == PackState::Open) && self.is_left_behind(*pack)? {
+                return Ok(Some(NO_ROOM));
+            }
         }
         for pack in open.difference(&sealed) {
             if let Some(fault) = self.fault_of_open(*pack, known.get(pack).copied())? {
@@ -122,11 +125,12 @@ impl Inner {
         Ok(self.index.find_many(&keys)?.iter().any(Option::is_none))
     }
 
-    /// Brings a sound index up to the packs: what is unknown, unsealed or behind.
+    /// Brings a sound index up to the packs: what is unknown, unsealed or behind. Stops where a
+    /// pack must be left open: a rebuild then marks what is above it, and drops nothing.
     ///
     /// # Errors
     /// What the storage or the index says.
-    pub(crate) fn catch_up(&self) -> Result<()> {
+    pub(crate) fn catch_up(&self) -> Result<Adopted> {
         let rows: BTreeMap<PackId, PackRow> = self.index.packs()?.into_iter().collect();
         for pack in self.sealed_packs()? {
             let unknown = rows.get(&pack).is_none_or(|row| row.state != PackState::Sealed);
@@ -136,9 +140,11 @@ impl Inner {
         }
         for pack in self.in_order(self.open_packs()?)? {
             let synced = rows.get(&pack).map_or(0, |row| row.watermark);
-            self.adopt(pack, synced, Trust::Rows)?;
+            if self.adopt(pack, synced, Trust::Rows)? == Adopted::LeftOpen {
+                return Ok(Adopted::LeftOpen);
+            }
         }
-        Ok(())
+        Ok(Adopted::Whole)
     }
 
     /// The same for a store that is only read: nothing is changed but the index in memory.

@@ -8,6 +8,7 @@ use crate::index::{Batch, Index, PackState};
 use crate::pack::open_name;
 use crate::receipt::receipt_name;
 use crate::session::Base;
+use crate::vfs::Vfs;
 
 /// A record of this store that says to be `victim` and holds something else.
 fn forged_record(victim: &Object) -> Vec<u8> {
@@ -275,13 +276,8 @@ fn nodes_of_a_pack_that_was_never_synced_are_no_damage_when_the_index_is_lost() 
     // As a power cut before any sync may leave it: the chunk's pack never was, and of the other
     // the first sector is lost, which holds the header.
     let vfs = vfs.after_kill();
-    let has = |name: &String, what: &ObjectId| {
-        let mut found = false;
-        vfs.damage(name, |bytes| found = bytes.windows(32).any(|bytes| *bytes == what.0));
-        found
-    };
     let open: Vec<String> = vfs.files().into_iter().filter(|n| n.starts_with("open/")).collect();
-    let nodes = open.iter().find(|name| has(name, &page.reference.id)).unwrap();
+    let nodes = open.iter().find(|name| has_bytes(&vfs, name, &page.reference.id)).unwrap();
     open.iter().filter(|name| *name != nodes).for_each(|name| assert!(vfs.lose(name)));
     vfs.damage(nodes, |bytes| bytes[..128].fill(0));
     let rig = sim_rig(&vfs);
@@ -322,4 +318,63 @@ fn a_pack_that_was_taken_over_with_nothing_in_it_is_no_damage_when_it_is_short()
     let report = crate::check(&sim_rig(&vfs).vfs, &options).unwrap();
     assert!(!report.is_damaged(), "{:?}", report.findings);
     assert_holds(&sim_rig(&vfs).open(), &[chunk]);
+}
+
+#[test]
+fn nothing_is_dropped_because_there_was_no_room_to_take_packs_over() {
+    let vfs = SimVfs::default();
+    let rig = Rig { index: Some(KeptIndex::default()), ..sim_rig(&vfs) };
+    init(&rig);
+    let objects = disk_objects("one", 0, 30);
+    let store = rig.open();
+    let early = rig.index.as_ref().unwrap().copied();
+    let receipt = back_up(&store, "one", &objects);
+    // The power goes, and with it all that the index was told; then the disk is full.
+    for sealed in [false, true] {
+        let vfs = vfs.after_power_cut(0);
+        let index = Some(early.copied());
+        let rig = Rig { index, ..sim_rig(&vfs) };
+        if sealed {
+            // The nodes' pack was sealed just before.
+            let nodes = objects.last().unwrap().reference.id;
+            let open = vfs.files().into_iter().filter(|name| name.starts_with("open/"));
+            let others: Vec<String> = open.filter(|name| !has_bytes(&vfs, name, &nodes)).collect();
+            let kept = vfs.after_kill();
+            others.iter().for_each(|name| assert!(vfs.lose(name)));
+            drop(Rig { index: None, ..rig.clone() }.open());
+            for name in &others {
+                copy_file(&kept, &vfs, name);
+            }
+        }
+        vfs.set_free_bytes(3 << 30);
+        for _ in 0..3 {
+            let store = rig.open();
+            assert_holds(&store, &objects);
+            assert_known_is_whole(&store, &objects);
+            assert_eq!(store.damage(), []);
+        }
+        vfs.set_free_bytes(50 << 30);
+        for _ in 0..2 {
+            let store = rig.open();
+            assert_holds(&store, &objects);
+            assert_known_is_whole(&store, &objects);
+            let agent = begin(&store, "one", Some(receipt.snapshot));
+            assert_eq!(agent.session.base(), Base::Pinned);
+            assert_eq!(store.damage(), []);
+        }
+    }
+}
+
+fn has_bytes(vfs: &SimVfs, name: &str, id: &ObjectId) -> bool {
+    let mut found = false;
+    vfs.damage(name, |bytes| found = bytes.windows(32).any(|bytes| *bytes == id.0));
+    found
+}
+
+fn copy_file(from: &SimVfs, to: &SimVfs, name: &str) {
+    let mut content = Vec::new();
+    from.damage(name, |bytes| content.clone_from(bytes));
+    to.create_new(name).unwrap().pwrite(&content, 0).unwrap();
+    to.damage(name, |_| {});
+    to.sync_dir("open").unwrap();
 }
