@@ -23,3 +23,4 @@ mod read_store;
 mod resume;
 mod skip_unchanged;
 mod stored_store;
+mod torture;
