@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use crate::cipher::Cipher;
 use crate::error::{Error, Result};
+use crate::failpoint::{Point, pass};
 use crate::format::{FORMAT_NAME, MAX_FORMAT_BYTES, StoreFormat};
 use crate::ids::{StoreId, Timestamp};
 use crate::index::{
@@ -133,6 +134,7 @@ fn try_open_owner(
     let lock = Arc::new(Lock::take(vfs, options.pid, options.now, || {
         Ok(replay(&*journal, format.store)?.epoch)
     })?);
+    pass(Point::OpenLocked);
     for dir in DIRS {
         make_dirs(&**vfs, dir)?;
     }
@@ -140,6 +142,7 @@ fn try_open_owner(
         settle_names(vfs)?;
     }
     LocalObjects::new(Arc::clone(vfs)).clear_aside()?;
+    pass(Point::OpenCleared);
     let mut replayed = replay(&*journal, format.store)?;
     if let Some(damage) = replayed.damage.take() {
         return Err(damage);
@@ -152,6 +155,7 @@ fn try_open_owner(
     }
     let newest = replayed.newest.take().filter(|_| !lock.after_orderly_end());
     let (index, lost) = open_index(&*options.index, unusable)?;
+    pass(Point::OpenIndexed);
     let writer =
         LogWriter { journal: Arc::clone(&journal), lock: Arc::clone(&lock), store: format.store };
     let mut lanes: Vec<Lane> = (0..DATA_LANES).map(|_| Lane::new(PackKind::Data)).collect();
@@ -165,6 +169,7 @@ fn try_open_owner(
         ..parts.into_inner(log, options)
     });
     inner.log.write_again(newest, options.now)?;
+    pass(Point::OpenLogAgain);
     let store = Store::start(Arc::clone(&inner), format.created, options.group_commit)?;
     let [a, b, c, d, ..] = options.seed;
     let seed = u32::from_le_bytes([a, b, c, d]).into();
@@ -212,6 +217,7 @@ impl Parts {
 /// Brings index, receipts and LOG to one state.
 fn prepare(inner: &Inner, lost: Option<String>, seed: u64, now: Timestamp) -> Result<()> {
     inner.load_receipts()?;
+    pass(Point::OpenReceiptsRead);
     let log_end = inner.log.with_state(|state| state.sequence);
     let mark = inner.index.log_mark()?.sequence;
     if mark > log_end && inner.index.format()? == Some(inner.index_format()) {
@@ -239,7 +245,9 @@ fn prepare(inner: &Inner, lost: Option<String>, seed: u64, now: Timestamp) -> Re
         }
         None => inner.catch_up()?,
     }
+    pass(Point::OpenCaughtUp);
     inner.log_receipts(now)?;
+    pass(Point::OpenReceiptsLogged);
     inner.log.mark_in(Arc::clone(&inner.index))?;
     for damage in locked(&inner.damage).iter() {
         let text = format!("damage: {} at byte {}: {}", damage.path, damage.at, damage.reason);

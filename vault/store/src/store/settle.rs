@@ -13,6 +13,7 @@ use umbra_common::{Kind, Reference};
 
 use crate::bytes::narrow32;
 use crate::error::{Error, Result};
+use crate::failpoint::{Point, pass};
 use crate::index::{Batch, Key, PackRow, PackState};
 use crate::pack::{Contents, Entry, open_name, sealed_name};
 use crate::store::inner::Inner;
@@ -73,6 +74,7 @@ impl Inner {
             lane.fail(group.pack);
         }
         self.in_flight.settle(outcomes);
+        pass(Point::GroupTold);
         lane.settled(&group, accepted);
     }
 
@@ -80,7 +82,9 @@ impl Inner {
     fn make_durable(&self, group: &Group) -> Result<Refused> {
         self.writable()?.check()?;
         self.await_chunks(group)?;
+        pass(Point::GroupTaken);
         group.segment.sync()?;
+        pass(Point::GroupSynced);
         let refused = self.refuse_orphans(group)?;
         let accepted = || {
             let pairs = group.pending.iter().zip(&refused);
@@ -94,6 +98,7 @@ impl Inner {
             packs: vec![(group.pack, row)],
             ..Batch::default()
         })?;
+        pass(Point::GroupIndexed);
         // Again: who takes the store over from now on reads the pack after this sync, but who
         // did before may have read it without these records.
         self.writable()?.check()?;
@@ -159,12 +164,17 @@ impl Inner {
             entries: sealing.entries.clone(),
         };
         sealing.segment.append(&contents.encode())?;
+        pass(Point::SealFooterWritten);
         sealing.segment.sync()?;
+        pass(Point::SealFooterSynced);
         self.journal.seal(&open_name(sealing.pack), &sealed_name(sealing.pack))?;
+        pass(Point::SealNamed);
         self.index.apply(&Batch {
             packs: vec![(sealing.pack, sealed_row(&contents))],
             ..Batch::default()
-        })
+        })?;
+        pass(Point::SealRowWritten);
+        Ok(())
     }
 }
 
