@@ -4,6 +4,7 @@
 //! ([`ledger`]); then the vault dies, or something under it fails ([`trouble`]); then it is started again without any
 //! trouble, and everything that was acknowledged is read back over the wire and compared ([`proof`]).
 
+pub mod faults;
 pub mod ledger;
 pub mod made;
 pub mod proof;
@@ -188,11 +189,12 @@ impl Campaign {
         let vault = match self.vault.take() {
             Some(vault) => vault,
             None => {
-                let mut change = |command: &mut std::process::Command| trouble.arm(command);
+                let store = &self.store;
+                let mut change = |command: &mut std::process::Command| trouble.arm(command, store);
                 match Vault::start_with(&self.home, &self.store, self.port, &mut change)? {
                     Started::Serving(vault) => vault,
                     Started::Ended { status, said } => {
-                        return trouble.ended(status, &said, &mut self.figures);
+                        return trouble.ended(status, &said, &self.store, &mut self.figures);
                     }
                 }
             }
@@ -219,7 +221,7 @@ impl Campaign {
                 let (ledger, noise, lines) = (&mut writer.ledger, &mut writer.noise, &lines);
                 threads.push(scope.spawn(move || writer::run(connect, lines, pool, ledger, noise)));
             }
-            let happened = trouble.happen(vault, figures);
+            let happened = trouble.happen(vault, store, figures);
             // Those who outlive the vault go on over the next one, and send nothing that was acknowledged again.
             let next = match &happened {
                 Ok(()) if seamless => Some(Vault::start(home, store, port)),
@@ -278,6 +280,9 @@ impl Campaign {
         let mut check = self.home.vault();
         check.args(["--json", "check", "--read-data", "--store"]).arg(&self.store);
         Answer::of(&mut check)?.expect_code(0).context("DAMAGE: check finds something")?;
+        let said = std::fs::read(self.home.path(&format!("vault-{}.log", self.port)))?;
+        let said = String::from_utf8_lossy(&said);
+        ensure!(!said.contains("panicked"), "PANIC: {said}");
         Ok(())
     }
 }

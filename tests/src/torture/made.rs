@@ -1,8 +1,15 @@
 //! Disks that are made of numbers: whoever knows a chunk's number knows its bytes.
 
 use anyhow::{Context, Result};
+use umbra_common::image_hash::ImageHash;
+use umbra_common::map::{self, MapRoot};
+use umbra_common::snapshot::{
+    Consistency, Counts, DiskLabel, FreePolicy, Manifest, Method, Parameters, Parsed, RunId,
+    SessionNonce, Volume,
+};
 use umbra_common::wire::Object;
-use umbra_common::{Kind, Reference};
+use umbra_common::{ByteLen, ByteOffset, ByteRange, Kind, Reference};
+use umbra_fsparse::Timestamp;
 
 use crate::images::Noise;
 
@@ -85,10 +92,55 @@ fn above(mut nodes: Vec<Object>, maps: Vec<Reference>, name: &str) -> Result<Vec
     let below: Vec<Reference> = below.map(|node| node.reference).collect();
     let leaf = node(Kind::Directory, below, "a directory".to_owned())?;
     let root = node(Kind::Directory, vec![leaf.reference], format!("the root of {name}"))?;
-    let roots = vec![map.reference, root.reference];
+    let manifest = manifest_of(name, map.reference, root.reference)?.to_node()?;
     nodes.extend([map, leaf, root]);
-    nodes.push(node(Kind::Manifest, roots, format!("the manifest of {name}"))?);
+    nodes.push(Object::pack(Kind::Manifest, manifest.refs, manifest.body, 1)?);
     Ok(nodes)
+}
+
+/// A manifest that whoever decodes it takes for one; what it says of the disk is made up.
+fn manifest_of(name: &str, map: Reference, root: Reference) -> Result<Manifest> {
+    let length = ByteLen(1 << 30);
+    let volume = Volume {
+        path: "disk".to_owned(),
+        kind: "made".to_owned(),
+        label: name.to_owned(),
+        uuid: String::new(),
+        range: ByteRange::new(ByteOffset(0), length).context("a disk of a gibibyte")?,
+        parsed: Parsed::Full,
+        files: 0,
+        dirs: 1,
+        bytes: 0,
+        overlay: Some(root),
+    };
+    Ok(Manifest {
+        disk: DiskLabel {
+            name: "made".to_owned(),
+            length,
+            sector_bytes: 512,
+            source: "numbers".to_owned(),
+            guid: None,
+            labels: [("name".to_owned(), name.to_owned())].into(),
+        },
+        machine: "made".to_owned(),
+        host: "made".to_owned(),
+        agent_time: Timestamp { seconds: 0, nanos: 0 },
+        tags: Vec::new(),
+        parameters: Parameters::current(),
+        partition_table: String::new(),
+        volumes: vec![volume],
+        map: MapRoot { reference: map, levels: map::levels(length) },
+        image_hash: ImageHash([0; 32]),
+        counts: Counts { bytes_total: length.0, bytes_data: length.0, ..Counts::default() },
+        free: FreePolicy::Keep,
+        warnings: Vec::new(),
+        warnings_total: 0,
+        unreadable_ranges: 0,
+        method: Method { consistency: Consistency::Offline, text: "made".to_owned() },
+        run: RunId([0; 16]),
+        nonce: SessionNonce([0; 16]),
+        signature: None,
+    })
 }
 
 /// The manifest of nodes that were made here.
