@@ -10,6 +10,7 @@ pub mod listing;
 pub mod programs;
 pub mod proxy;
 pub mod reader;
+pub mod torture;
 pub mod vault;
 
 use std::fs::OpenOptions;

@@ -57,6 +57,11 @@ impl Home {
         self.dir.path()
     }
 
+    /// Leaves the directory, with everything in it, where it is.
+    pub fn keep(self) -> PathBuf {
+        self.dir.keep()
+    }
+
     /// A path in the home.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)

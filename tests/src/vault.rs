@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,20 @@ pub struct Vault {
     pub port: u16,
 }
 
+/// What became of a vault that was started.
+#[derive(Debug)]
+pub enum Started {
+    /// It serves.
+    Serving(Vault),
+    /// It ended before.
+    Ended {
+        /// How.
+        status: ExitStatus,
+        /// Its words.
+        said: String,
+    },
+}
+
 impl Vault {
     /// Makes a store `name` in the home and serves it.
     ///
@@ -41,11 +55,29 @@ impl Vault {
     /// # Errors
     /// When the vault ends at once, or does not serve in time.
     pub fn start(home: &Home, store: &Path, port: u16) -> Result<Self> {
+        match Self::start_with(home, store, port, &mut |_| {})? {
+            Started::Serving(vault) => Ok(vault),
+            Started::Ended { status, said } => {
+                bail!("umbra-vault serve ended at once: {status}\n{said}")
+            }
+        }
+    }
+
+    /// The same, with whatever `change` does to the command; that it ends before it serves is no error.
+    ///
+    /// # Errors
+    /// When the vault cannot be started, or neither serves nor ends in time.
+    pub fn start_with(
+        home: &Home,
+        store: &Path,
+        port: u16,
+        change: &mut dyn FnMut(&mut Command),
+    ) -> Result<Started> {
         let log_path = home.path(&format!("vault-{port}.log"));
         let log = File::options().create(true).append(true).open(&log_path)?;
         let said_before = usize::try_from(log.metadata()?.len())?;
-        let child = home
-            .vault()
+        let mut command = home.vault();
+        command
             .arg("serve")
             .arg("--store")
             .arg(store)
@@ -53,21 +85,22 @@ impl Vault {
             .arg(format!("127.0.0.1:{port}"))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .context("cannot start umbra-vault serve")?;
+            .stderr(log);
+        change(&mut command);
+        let child = command.spawn().context("cannot start umbra-vault serve")?;
         let mut vault = Self { child, store: store.to_owned(), port };
         let begin = Instant::now();
         // Its own word and not a trial of the port: a trial binds it for a moment, and a vault that wants it just then
         // ends with "address in use"; and the port is there before the administration socket is.
         loop {
+            let ended = vault.child.try_wait()?;
             let said = std::fs::read(&log_path)?;
             let said = String::from_utf8_lossy(said.get(said_before..).unwrap_or_default());
-            if said.contains("umbra-vault serves ") {
-                return Ok(vault);
+            if let Some(status) = ended {
+                return Ok(Started::Ended { status, said: said.into_owned() });
             }
-            if let Some(status) = vault.child.try_wait()? {
-                bail!("umbra-vault serve ended at once: {status}\n{said}");
+            if said.contains("umbra-vault serves ") {
+                return Ok(Started::Serving(vault));
             }
             if begin.elapsed() > START_TIMEOUT {
                 bail!("umbra-vault does not serve after {START_TIMEOUT:?}: {said}");
@@ -107,6 +140,36 @@ impl Vault {
         self.child.kill().context("cannot kill the vault")?;
         self.child.wait().context("cannot wait for the vault")?;
         Ok(())
+    }
+
+    /// Kills it, unless it has ended; it is still to be waited for.
+    pub fn send_kill(&mut self) {
+        // It fails only where it has ended.
+        let _ = self.child.kill();
+    }
+
+    /// Asks the vault to end in order, as the service manager does.
+    ///
+    /// # Errors
+    /// When it cannot be told.
+    pub fn terminate(&self) -> Result<()> {
+        crate::must(Command::new("kill").arg(self.child.id().to_string()))?;
+        Ok(())
+    }
+
+    /// How it ended by itself; none where it still runs after that time.
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
+    pub fn ended_within(&mut self, limit: Duration) -> Result<Option<ExitStatus>> {
+        let begin = Instant::now();
+        loop {
+            let status = self.child.try_wait().context("cannot wait for the vault")?;
+            if status.is_some() || begin.elapsed() > limit {
+                return Ok(status);
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     /// The process id, by which others must name it.

@@ -155,12 +155,24 @@ struct TokenArgs {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let output = Output::new(cli.global.json);
+    if let Err(names) = arm_failpoint() {
+        output.error(&format!("there are these fail points:\n{names}"), None, 2);
+        return ExitCode::from(2);
+    }
     match run(&cli, &output) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             output.error(&chain(&error), error.hint().as_deref(), error.exit_code());
             ExitCode::from(error.exit_code())
         }
+    }
+}
+
+/// Lets this process die at a named moment, where a test asks for that (`UMBRA_FAILPOINT=NAME:COUNT`).
+fn arm_failpoint() -> Result<(), String> {
+    match std::env::var("UMBRA_FAILPOINT") {
+        Ok(text) => umbra_store::failpoint::arm(&text),
+        Err(_) => Ok(()),
     }
 }
 

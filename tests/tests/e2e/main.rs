@@ -24,3 +24,4 @@ mod resume;
 mod retention;
 mod skip_unchanged;
 mod stored_store;
+mod torture;

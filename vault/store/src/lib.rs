@@ -10,6 +10,7 @@
 mod bytes;
 mod cipher;
 mod error;
+pub mod failpoint;
 mod format;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

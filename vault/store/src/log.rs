@@ -11,6 +11,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
+use crate::failpoint::{Point, pass};
 use crate::ids::{StoreId, Timestamp};
 use crate::index::{Batch, Index, LogMark};
 use crate::journal::{Journal, Segment};
@@ -179,6 +180,7 @@ impl Inner {
             let mark = Some(LogMark { sequence: end.sequence });
             // The mark only helps to tell a torn tail from damage; the entry is durable.
             let _ = index.apply(&Batch { log_mark: mark, ..Batch::default() });
+            pass(Point::LogMarked);
         }
         Ok(())
     }
@@ -187,7 +189,9 @@ impl Inner {
         writer.lock.check()?;
         if let Some(segment) = &self.segment {
             segment.append(bytes)?;
+            pass(Point::LogAppended);
             segment.sync()?;
+            pass(Point::LogSynced);
             // Again: who took the store over meanwhile may have read it without this entry.
             return writer.lock.check();
         }

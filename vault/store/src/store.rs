@@ -10,6 +10,7 @@ use umbra_common::{ObjectId, Reference};
 use crate::bytes::wide;
 use crate::cipher::Cipher;
 use crate::error::{Error, Result};
+use crate::failpoint::{Point, pass};
 use crate::ids::{DomainId, StoreId, Timestamp};
 use crate::index::{IndexOpener, Key};
 use crate::log::{Entry, Log};
@@ -440,11 +441,13 @@ impl Store {
             // A lane that panicked has told its waiters already.
             let _ = thread.join();
         }
+        pass(Point::EndSealed);
         if let Some(lock) = &self.inner.lock
             && self.inner.is_in_order()
         {
             // Without this note the next owner is just more careful.
             let _ = lock.end_in_order();
+            pass(Point::EndNoted);
         }
     }
 }

@@ -9,6 +9,7 @@ use umbra_common::{ByteLen, ByteOffset, ByteRange};
 use super::{Journal, Segment};
 use crate::bytes::wide;
 use crate::error::{Error, Result};
+use crate::failpoint::{Point, pass};
 use crate::objects::{ObjectStore, list_or_none};
 use crate::vfs::{Access, DurableDirs, Vfs, VfsFile, parent, read_ranges, write_all};
 
@@ -69,8 +70,12 @@ impl Journal for LocalJournal {
         let aside = format!("tmp/{}", name.replace('/', "_"));
         let file = self.vfs.create_new(&aside).map_err(|error| taken("create", &aside, error))?;
         let written = write_all(&*file, &aside, bytes, 0)
-            .and_then(|()| file.sync_data().map_err(|error| Error::io("sync", &aside, error)))
             .and_then(|()| {
+                pass(Point::SegmentWritten);
+                file.sync_data().map_err(|error| Error::io("sync", &aside, error))
+            })
+            .and_then(|()| {
+                pass(Point::SegmentSynced);
                 let renamed = self.vfs.rename_no_replace(&aside, name);
                 renamed.map_err(|error| taken("rename to", name, error))
             });
@@ -79,8 +84,10 @@ impl Journal for LocalJournal {
             let _ = self.vfs.remove(&aside);
             return Err(error);
         }
+        pass(Point::SegmentRenamed);
         let dir = parent(name);
         self.vfs.sync_dir(dir).map_err(|error| Error::io("sync", dir, error))?;
+        pass(Point::SegmentNamed);
         let segment = self.segment(name, file);
         segment.position.store(wide(bytes.len()), Ordering::Release);
         segment.named.store(true, Ordering::Release);
@@ -111,6 +118,7 @@ impl Journal for LocalJournal {
                 self.vfs
                     .rename_no_replace(name, object)
                     .map_err(|error| Error::io("rename to", object, error))?;
+                pass(Point::SealRenamed);
                 for dir in [dir, parent(name)] {
                     self.vfs.sync_dir(dir).map_err(|error| Error::io("sync", dir, error))?;
                 }

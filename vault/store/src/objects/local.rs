@@ -8,6 +8,7 @@ use umbra_common::ByteRange;
 
 use super::{ObjectInfo, ObjectStore};
 use crate::error::{Error, Result};
+use crate::failpoint::{Point, pass};
 use crate::vfs::{Access, DurableDirs, Vfs, parent, read_ranges, write_all};
 
 /// Objects in a store's own directory; half written ones lie in `tmp/`.
@@ -38,7 +39,10 @@ impl LocalObjects {
     fn write_aside(&self, aside: &str, bytes: &[u8]) -> Result<()> {
         let file = self.vfs.create_new(aside).map_err(|error| Error::io("create", aside, error))?;
         write_all(&*file, aside, bytes, 0)?;
-        file.sync_data().map_err(|error| Error::io("sync", aside, error))
+        pass(Point::AsideWritten);
+        file.sync_data().map_err(|error| Error::io("sync", aside, error))?;
+        pass(Point::AsideSynced);
+        Ok(())
     }
 }
 
@@ -59,7 +63,10 @@ impl ObjectStore for LocalObjects {
             let _ = self.vfs.remove(&aside);
             return Err(error);
         }
-        self.vfs.sync_dir(dir).map_err(|error| Error::io("sync", dir, error))
+        pass(Point::AsideRenamed);
+        self.vfs.sync_dir(dir).map_err(|error| Error::io("sync", dir, error))?;
+        pass(Point::AsideNamed);
+        Ok(())
     }
 
     fn get_ranges(&self, name: &str, ranges: &[ByteRange]) -> Result<Vec<Vec<u8>>> {

@@ -12,6 +12,7 @@ use umbra_common::wire::Object;
 
 use crate::bytes::wide;
 use crate::error::{Error, Result};
+use crate::failpoint::{Point, pass};
 use crate::ids::{DomainId, MachineId, PackId, RunId, SessionNonce};
 use crate::index::{Batch, Location, PackRow, PackState};
 use crate::pack::{
@@ -148,6 +149,7 @@ impl Inner {
             return Ok(Adopted::Whole);
         }
         self.journal.sync(&name)?;
+        pass(Point::AdoptSynced);
         let len = self.open_len(&name)?;
         let read = |range| {
             let found = self.journal.get_ranges(&name, &[range]);
@@ -168,6 +170,7 @@ impl Inner {
         let bytes = self.whole_segment(&name)?;
         let mut sorted = self.sort_records(pack, &bytes, synced, trust)?;
         let refused = self.put_anew(&sorted.anew)?;
+        pass(Point::AdoptPutAnew);
         if refused.iter().any(|(_, because)| *because == Because::Storage) {
             // No room to copy: what could not be copied stays readable where it is, but is not
             // relied on; the pack stays open and is tried again at the next opening.
@@ -264,8 +267,12 @@ impl Inner {
             self.objects.delete(&beside)?;
         }
         self.objects.put_new(&beside, &contents.encode())?;
+        pass(Point::AdoptTableWritten);
         self.journal.seal(&open_name(pack), &sealed_name(pack))?;
-        self.take_contents(contents)
+        pass(Point::AdoptSealed);
+        self.take_contents(contents)?;
+        pass(Point::AdoptIndexed);
+        Ok(())
     }
 
     fn leave_open(

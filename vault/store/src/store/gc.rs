@@ -12,6 +12,7 @@ use umbra_common::ObjectId;
 
 use crate::bytes::wide;
 use crate::error::{Error, Result};
+use crate::failpoint::{Point, pass};
 use crate::ids::{DomainId, PackId, Timestamp};
 use crate::index::Batch;
 use crate::log::{Entry, LogState, MAX_SEQUENCES};
@@ -156,6 +157,7 @@ impl Inner {
         (report.packs_deleted, report.bytes_freed) = (0, 0);
         (report.packs_copied, report.bytes_copied) = (0, 0);
         let judged = Judged::judge(self, &marks, &victims)?;
+        pass(Point::GcJudged);
         self.wait_for_those_before(&judged, options, report)?;
         let mut news = News {
             inner: self,
@@ -170,6 +172,7 @@ impl Inner {
             }
         }
         let list = self.decide(&marks, &victims, &roots.due, &judged, options)?;
+        pass(Point::GcDecided);
         report.expunged = roots.due.into_iter().collect();
         let hidden = Hiding {
             inner: self,
@@ -186,6 +189,7 @@ impl Inner {
             *self.gate.write().unwrap_or_else(PoisonError::into_inner) = IndexState::HalfMade;
             return Err(error);
         }
+        pass(Point::GcHidden);
         *locked(&self.doomed) = Some(Arc::new(list));
         drop(judged);
         self.finish_sweep(options, report)
@@ -246,6 +250,7 @@ impl Inner {
             self.objects.delete(&name)?;
         }
         self.objects.put_new(&name, &list.encode(self.store))?;
+        pass(Point::GcListed);
         let digest = list.digest(self.store);
         let now = (options.clock)();
         self.log.update(now, |state| {
@@ -273,6 +278,7 @@ impl Inner {
         let mut sweep = Sweep { inner: self, list: &list, limit: options.limit, stop, report };
         if sweep.run()? {
             self.end_sweep((options.clock)())?;
+            pass(Point::GcEnded);
             self.remove_leftovers()?;
         }
         Ok(())

@@ -11,6 +11,7 @@ use umbra_common::Reference;
 
 use crate::bytes::{narrow32, wide};
 use crate::error::{Error, Result};
+use crate::failpoint::{Point, pass};
 use crate::ids::PackId;
 use crate::index::{Key, Location};
 use crate::journal::Segment;
@@ -274,7 +275,9 @@ impl LaneState {
         new_pack: impl FnOnce() -> Result<(PackId, Arc<dyn Segment>)>,
     ) -> Result<u64> {
         let pack = self.pack_for(wide(record.len()), pack_bytes, new_pack)?;
-        pack.segment.append(record).inspect_err(|_| pack.phase = PackPhase::Failed)
+        let appended = pack.segment.append(record).inspect_err(|_| pack.phase = PackPhase::Failed);
+        pass(Point::RecordAppended);
+        appended
     }
 
     /// Returns the pack that takes a record of this length.

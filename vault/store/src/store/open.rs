@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use crate::cipher::Cipher;
 use crate::error::{Error, Result};
+use crate::failpoint::{Point, pass};
 use crate::format::{FORMAT_NAME, MAX_FORMAT_BYTES, StoreFormat};
 use crate::ids::{StoreId, Timestamp};
 use crate::index::{
@@ -139,6 +140,7 @@ fn try_open_owner(
         Ok(replay(&*journal, format.store)?.epoch)
     })?);
     give_up_when_full(&**vfs);
+    pass(Point::OpenLocked);
     for dir in DIRS {
         make_dirs(&**vfs, dir)?;
     }
@@ -146,6 +148,7 @@ fn try_open_owner(
         settle_names(vfs)?;
     }
     LocalObjects::new(Arc::clone(vfs)).clear_aside()?;
+    pass(Point::OpenCleared);
     let mut replayed = replay(&*journal, format.store)?;
     if let Some(damage) = replayed.damage.take() {
         return Err(damage);
@@ -158,6 +161,7 @@ fn try_open_owner(
     }
     let newest = replayed.newest.take().filter(|_| !lock.after_orderly_end());
     let (index, lost) = open_index(&*options.index, unusable)?;
+    pass(Point::OpenIndexed);
     let writer =
         LogWriter { journal: Arc::clone(&journal), lock: Arc::clone(&lock), store: format.store };
     let lane = |kind| Lane::new(kind, options.pack_bytes);
@@ -172,6 +176,7 @@ fn try_open_owner(
         ..parts.into_inner(log, options)
     });
     inner.log.write_again(newest, options.now)?;
+    pass(Point::OpenLogAgain);
     let store = Store::start(Arc::clone(&inner), format.created, options.group_commit)?;
     let [a, b, c, d, ..] = options.seed;
     let seed = u32::from_le_bytes([a, b, c, d]).into();
@@ -223,6 +228,7 @@ impl Parts {
 /// Brings index, receipts and LOG to one state.
 fn prepare(inner: &Inner, lost: Option<String>, seed: u64, now: Timestamp) -> Result<()> {
     inner.load_receipts()?;
+    pass(Point::OpenReceiptsRead);
     let log_end = inner.log.with_state(|state| state.sequence);
     let mark = inner.index.log_mark()?.sequence;
     if mark > log_end && inner.index.format()? == Some(inner.index_format()) {
@@ -266,8 +272,10 @@ fn prepare(inner: &Inner, lost: Option<String>, seed: u64, now: Timestamp) -> Re
         }
         None => {}
     }
+    pass(Point::OpenCaughtUp);
     inner.log_receipts(now)?;
     inner.remove_leftovers()?;
+    pass(Point::OpenReceiptsLogged);
     inner.log.mark_in(Arc::clone(&inner.index))?;
     for damage in locked(&inner.damage).iter() {
         let text = format!("damage: {} at byte {}: {}", damage.path, damage.at, damage.reason);

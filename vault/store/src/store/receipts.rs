@@ -8,6 +8,7 @@ use umbra_common::snapshot::Receipt;
 use umbra_common::{ByteLen, ByteOffset, ByteRange, Kind, ObjectId, Reference};
 
 use crate::error::{Error, Result};
+use crate::failpoint::{Point, pass};
 use crate::ids::{Digest, Timestamp};
 use crate::log::Entry;
 use crate::receipt::{MAX_RECEIPT_FILE_BYTES, decode, encode, receipt_name, sequence_of};
@@ -107,8 +108,10 @@ impl Inner {
         };
         let stored = receipts.stored.get_mut(&sequence).ok_or(Error::Closed)?;
         if !stored.logged {
+            pass(Point::ReceiptDurable);
             self.log_receipt(stored, now)?;
             stored.logged = true;
+            pass(Point::ReceiptLogged);
         }
         Ok(Commit::Committed(Arc::clone(&stored.receipt)))
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::bytes::wide;
 use crate::error::{Error, Result};
+use crate::failpoint::{Point, pass};
 use crate::ids::{PackId, Timestamp};
 use crate::index::{
     Batch, INDEX_BEING_MADE, INDEX_VERSION, IndexFormat, Key, Location, PackRow, PackState,
@@ -211,6 +212,7 @@ impl Inner {
         // A rebuild that is cut off must be made again: half of one looks like a sound index that
         // is behind, and catching up does not find the nodes that miss a descendant.
         self.index.wipe(IndexFormat { version: INDEX_BEING_MADE, ..self.index_format() })?;
+        pass(Point::RebuildWiped);
         let mut node_packs = BTreeSet::new();
         let mut packs = 0u64;
         for pack in self.sealed_packs()? {
@@ -219,6 +221,7 @@ impl Inner {
                 node_packs.insert(pack);
             }
         }
+        pass(Point::RebuildSealedTaken);
         let before: BTreeSet<PackId> = self.sealed_packs()?.into_iter().collect();
         for pack in self.in_order(self.open_packs()?)? {
             let synced = old.get(&pack).map_or(0, |row| row.watermark);
@@ -231,9 +234,11 @@ impl Inner {
                 node_packs.insert(pack);
             }
         }
+        pass(Point::RebuildAdopted);
         // Where there is no room to take a pack over, its nodes must be proven all the same.
         let open: BTreeSet<PackId> = self.open_packs()?.into_iter().collect();
         let incomplete = self.find_incomplete(&node_packs, &open)?;
+        pass(Point::RebuildMarked);
         let mut objects = 0u64;
         self.index.for_each(&mut |_, _| {
             objects = objects.saturating_add(1);

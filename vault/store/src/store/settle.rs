@@ -13,6 +13,7 @@ use umbra_common::{Kind, Reference};
 
 use crate::bytes::narrow32;
 use crate::error::{Error, Result};
+use crate::failpoint::{Point, pass};
 use crate::index::{Batch, Key, Location, PackRow, PackState};
 use crate::pack::{Contents, Entry, open_name, sealed_name};
 use crate::store::gc::Condemned;
@@ -74,6 +75,7 @@ impl Inner {
             lane.fail(group.pack);
         }
         self.in_flight.settle(outcomes);
+        pass(Point::GroupTold);
         lane.settled(&group, accepted);
     }
 
@@ -81,7 +83,9 @@ impl Inner {
     fn make_durable(&self, group: &Group) -> Result<Refused> {
         self.writable()?.check()?;
         self.await_chunks(group)?;
+        pass(Point::GroupTaken);
         group.segment.sync()?;
+        pass(Point::GroupSynced);
         let refused = self.refuse_orphans(group)?;
         let accepted = refused.iter().filter(|refused| refused.is_none()).count();
         let watermark = group.pending.last().map_or(0, |pending| pending.entry.end());
@@ -108,6 +112,7 @@ impl Inner {
         }
         self.index.apply(&batch)?;
         drop(condemned);
+        pass(Point::GroupIndexed);
         // Again: who takes the store over from now on reads the pack after this sync, but who
         // did before may have read it without these records.
         self.writable()?.check()?;
@@ -200,12 +205,17 @@ impl Inner {
             entries: sealing.entries.clone(),
         };
         sealing.segment.append(&contents.encode())?;
+        pass(Point::SealFooterWritten);
         sealing.segment.sync()?;
+        pass(Point::SealFooterSynced);
         self.journal.seal(&open_name(sealing.pack), &sealed_name(sealing.pack))?;
+        pass(Point::SealNamed);
         self.index.apply(&Batch {
             packs: vec![(sealing.pack, sealed_row(&contents))],
             ..Batch::default()
-        })
+        })?;
+        pass(Point::SealRowWritten);
+        Ok(())
     }
 }
 

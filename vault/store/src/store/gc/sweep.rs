@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::bytes::{narrow, wide};
 use crate::error::{Error, Result};
+use crate::failpoint::{Point, pass};
 use crate::ids::PackId;
 use crate::index::{Batch, Key, Location};
 use crate::pack::{Entry, PackKind, Record, contents_name, sealed_name};
@@ -205,6 +206,7 @@ impl Sweep<'_> {
             return Ok(true);
         }
         self.inner.flush()?;
+        pass(Point::GcCopied);
         let mut free = Vec::new();
         let mut whole = true;
         for pack in group.drain(..) {
@@ -229,10 +231,12 @@ impl Sweep<'_> {
         self.inner.writable()?.check()?;
         self.inner.index.apply(&Batch { remove_packs: group.clone(), ..Batch::default() })?;
         self.inner.index.sync()?;
+        pass(Point::GcUnindexed);
         for pack in group.drain(..) {
             self.report.bytes_freed =
                 self.report.bytes_freed.saturating_add(self.inner.delete_pack(pack)?);
             self.report.packs_deleted = self.report.packs_deleted.saturating_add(1);
+            pass(Point::GcPackDeleted);
         }
         Ok(())
     }
