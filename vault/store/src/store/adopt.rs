@@ -168,21 +168,14 @@ impl Inner {
             return Ok(Adopted::Whole);
         }
         let bytes = self.whole_segment(&name)?;
-        let mut sorted = self.sort_records(pack, &bytes, synced, trust)?;
-        let refused = self.put_anew(&sorted.anew)?;
+        let sorted = self.sort_records(pack, &bytes, synced, trust)?;
+        let refused = self.put_anew(&sorted.anew, trust)?;
         pass(Point::AdoptPutAnew);
         if refused.iter().any(|(_, because)| *because == Because::Storage) {
             // No room to copy: what could not be copied stays readable where it is, but is not
             // relied on; the pack stays open and is tried again at the next opening.
             self.leave_open(pack, &sorted, synced, &refused)?;
             return Ok(Adopted::LeftOpen);
-        }
-        if trust == Trust::Watermark {
-            // The index cannot tell whether these nodes were ever acknowledged. They stay, and
-            // are not alive unless the rebuild finds all their children.
-            let orphans = refused.into_iter().filter(|(_, because)| *because == Because::Orphan);
-            sorted.stay.extend(orphans.map(|(entry, _)| entry));
-            sorted.stay.sort_unstable_by_key(|entry| entry.offset);
         }
         let end = sorted.stay.last().map_or(0, Entry::end);
         // A pack that lost its end covers what is left of it.
@@ -227,7 +220,12 @@ impl Inner {
     }
 
     /// Puts records anew and returns those that were not taken.
-    fn put_anew(&self, records: &[(Entry, Object)]) -> Result<Vec<(Entry, Because)>> {
+    ///
+    /// Without the rows nobody can tell whether a node that misses a child was ever acknowledged.
+    /// It is put anew too, and is not alive unless the rebuild finds all its children. To leave it
+    /// where it is would not do: its bytes may be in the page cache alone, for good, and a later
+    /// rebuild that finds the children would bring it to life.
+    fn put_anew(&self, records: &[(Entry, Object)], trust: Trust) -> Result<Vec<(Entry, Because)>> {
         let failed = Arc::new(Mutex::new(Vec::<(u64, Because)>::new()));
         let mut sessions = std::collections::BTreeMap::<DomainId, Arc<SessionState>>::new();
         for (number, (entry, object)) in (0u64..).zip(records) {
@@ -236,7 +234,14 @@ impl Inner {
                 .or_insert_with(|| Arc::new(adopting_session(entry.domain, &failed)));
             match self.put(session, number, object) {
                 Ok(Put::Accepted) => {}
-                Ok(Put::Missing(_)) => locked(&failed).push((number, Because::Orphan)),
+                Ok(Put::Missing(_)) => match trust {
+                    Trust::Rows => locked(&failed).push((number, Because::Orphan)),
+                    Trust::Watermark => {
+                        if self.put_orphan(session, number, object).is_err() {
+                            locked(&failed).push((number, Because::Storage));
+                        }
+                    }
+                },
                 Err(error) => {
                     let because = match error.root() {
                         Error::WrongBytes { .. } | Error::Limit { .. } => Because::Forged,
@@ -344,10 +349,10 @@ enum Because {
 fn adopting_session(domain: DomainId, failed: &Arc<Mutex<Vec<(u64, Because)>>>) -> SessionState {
     let failed = Arc::clone(failed);
     let on_settled = Box::new(move |settled: Settled| {
-        if let Settled::Failed { numbers, error } = settled {
-            let orphan = matches!(error.root(), Error::ChildLost { .. });
-            let because = if orphan { Because::Orphan } else { Because::Storage };
-            locked(&failed).extend(numbers.into_iter().flatten().map(|number| (number, because)));
+        // A node whose child could not be written has failed for the same reason.
+        if let Settled::Failed { numbers, .. } = settled {
+            let numbers = numbers.into_iter().flatten();
+            locked(&failed).extend(numbers.map(|number| (number, Because::Storage)));
         }
     });
     let info = SessionInfo {

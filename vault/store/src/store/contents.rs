@@ -25,15 +25,6 @@ fn ends_within(table: &Contents, len: u64) -> bool {
     table.entries.iter().all(|entry| entry.end() <= len)
 }
 
-/// Tells whether the place of a pack's header is a hole.
-///
-/// A power cut may take the first sector of a pack that was never synced and leave nodes behind
-/// it, whose children it took too. Where the index is lost as well, nobody can tell that they
-/// were never acknowledged: they are kept, by the table beside the pack, and nothing is damaged.
-pub(crate) fn never_written(head: &[u8]) -> bool {
-    head.len() >= PACK_HEADER_BYTES && head.iter().all(|byte| *byte == 0)
-}
-
 /// Makes a range; a length that no file has becomes an error of reading.
 pub(crate) fn range(start: u64, len: u64) -> Result<ByteRange> {
     let limit = u64::MAX;
@@ -92,8 +83,8 @@ impl Inner {
             let found = self.objects.get_ranges(&name, &[range]);
             found.map(|mut found| found.pop().unwrap_or_default())
         };
-        let head = read(range(0, len.min(wide(PACK_HEADER_BYTES)))?)?;
-        let header = PackHeader::decode(&head, &name).and_then(|header| {
+        let header = read(range(0, len.min(wide(PACK_HEADER_BYTES)))?)?;
+        let header = PackHeader::decode(&header, &name).and_then(|header| {
             if header.store == self.store && header.pack == pack {
                 return Ok(());
             }
@@ -103,16 +94,13 @@ impl Inner {
         if let Err(error @ Error::Unsupported { .. }) = header {
             return Err(error);
         }
-        let footer = self.footer(pack, &name, len, &read)?;
-        let beside = footer.is_none();
-        let table = match footer {
+        let table = match self.footer(pack, &name, len, &read)? {
             Some(contents) => Some(contents),
             // It does not stand in the pack, so it also outlives what it tells of.
             None => self.table_beside(pack)?.filter(|table| ends_within(table, len)),
         };
         // Of a pack in which nothing was ever synced even the header may be gone.
-        let void = |table: &Contents| table.entries.is_empty() || beside && never_written(&head);
-        if !table.as_ref().is_some_and(void)
+        if table.as_ref().is_none_or(|table| !table.entries.is_empty())
             && let Err(error) = header
         {
             self.report_error(&error);

@@ -51,6 +51,22 @@ impl Inner {
         self.put_node(waiter, object)
     }
 
+    /// Takes a proven node of which something below is missing, for a rebuild of the index, which
+    /// then marks it. Nobody relies on the index meanwhile.
+    pub(crate) fn put_orphan(
+        &self,
+        session: &Arc<SessionState>,
+        number: u64,
+        object: &Object,
+    ) -> Result<Put> {
+        let waiter = Waiter { session: Arc::clone(session), number };
+        let _order = locked(&self.node_order);
+        if self.joins(&waiter, object)? {
+            return Ok(Put::Accepted);
+        }
+        self.append(self.node_lane()?, &waiter, object, Vec::new())
+    }
+
     fn put_chunk(&self, waiter: Waiter, object: &Object) -> Result<Put> {
         let session = Arc::clone(&waiter.session);
         if self.joins(&waiter, object)? {

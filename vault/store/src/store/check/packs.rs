@@ -17,7 +17,7 @@ use crate::pack::{
     Contents, Entry, PACK_HEADER_BYTES, PackHeader, PackKind, open_name, scan, sealed_name,
 };
 use crate::store::check::report::{Finding, FindingKind, Findings};
-use crate::store::contents::{header_of, never_written, range};
+use crate::store::contents::{header_of, range};
 use crate::store::inner::Inner;
 
 /// A pack.
@@ -188,12 +188,10 @@ impl<'a> Packs<'a> {
             found.map(|mut found| found.pop().unwrap_or_default())
         };
         let footer = unless_unsupported(inner.footer(pack.id, &name, len, &read))?;
-        let beside = footer.is_none();
         let contents = match footer {
             Some(contents) => Some(contents),
             None => unless_unsupported(inner.table_beside(pack.id))?,
         };
-        let by_table_beside = beside && contents.is_some();
         match contents {
             Some(contents) => self.take_contents(pack, contents, len, &mut table),
             None => {
@@ -210,7 +208,6 @@ impl<'a> Packs<'a> {
         // Of a pack in which nothing was ever synced even the header may be gone.
         if let Err(reason) = self.header_fault(pack, &name, &head)
             && !(table.entries.is_empty() && table.faults.is_empty())
-            && !(by_table_beside && never_written(&head))
         {
             table.fault(FindingKind::PackHeader, 0, reason);
         }
