@@ -229,10 +229,8 @@ fn check_speed(dir: &Path, chunks: u64) {
         std::hint::black_box(blake3::hash(&read));
     }
     let hashing = started.elapsed().as_secs_f64();
-    let options = CheckOptions::new(
-        Box::new(RocksIndexOpener::new(dir.join("index"))),
-        ReadData::Everything,
-    );
+    let options =
+        CheckOptions::new(Box::new(RocksIndexOpener::new(dir.join("index"))), ReadData::Everything);
     let started = Instant::now();
     let report = check(&vfs(dir), &options).unwrap();
     let checking = started.elapsed().as_secs_f64();

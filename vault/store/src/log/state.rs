@@ -151,6 +151,7 @@ impl LogState {
                     }
                     self.forgotten.remove(sequence);
                     self.protected.remove(sequence);
+                    self.holds.remove(&HoldOn::Snapshot(*sequence));
                 }
             }
             Entry::SweepBegun { generation, list } => {

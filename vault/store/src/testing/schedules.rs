@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 mod backup;
+mod collect;
 mod harm;
 mod model;
 mod runner;

@@ -144,7 +144,7 @@ impl Runner {
                 let same = |given: &&Arc<Receipt>| {
                     (given.snapshot, given.nonce) == (receipt.snapshot, receipt.nonce)
                 };
-                if self.model.receipts().filter(same).any(|given| *given != receipt) {
+                if self.model.roots().filter(same).any(|given| *given != receipt) {
                     return Err(format!("committed twice: {receipt:?}"));
                 }
                 self.trace.note(&format!("receipt {}", receipt.sequence));
@@ -165,7 +165,7 @@ impl Runner {
     }
 
     pub(super) fn commit_again(&mut self, which: u64) -> Kept {
-        let given: Vec<_> = self.model.receipts().map(Arc::clone).collect();
+        let given: Vec<_> = self.model.roots().map(Arc::clone).collect();
         let which = narrow(which.checked_rem(wide(given.len())).unwrap_or(0));
         let Some(receipt) = given.get(which) else { return Ok(()) };
         let version = self.version_of(receipt.snapshot);

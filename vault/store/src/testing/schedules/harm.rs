@@ -206,7 +206,7 @@ impl Runner {
     /// Every receipt that was given is there unchanged, or the check has told of it.
     fn receipts_are_told(&self, store: &Store, report: &CheckReport) -> Kept {
         let there = store.receipts();
-        for given in self.model.receipts() {
+        for given in self.model.roots() {
             if there.contains(given) {
                 continue;
             }

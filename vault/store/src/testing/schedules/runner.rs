@@ -335,6 +335,8 @@ impl Runner {
             }
             Step::Read { which, many } => self.read(which, many),
             Step::ReadBeside { fresh } => self.read_beside(fresh),
+            Step::Forget { which } => self.forget(which),
+            Step::Collect { with_sessions } => self.collect(with_sessions),
             Step::Rebuild => self.rebuild(),
             Step::Reopen(end) => {
                 self.end(end)?;

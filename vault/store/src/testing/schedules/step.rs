@@ -55,6 +55,10 @@ pub(super) enum Step {
     Read { which: u64, many: bool },
     /// A reader beside the owner reads what was promised.
     ReadBeside { fresh: bool },
+    /// A snapshot is forgotten; that is not undone.
+    Forget { which: u64 },
+    /// A collection; with sessions it is stopped where it waits for them.
+    Collect { with_sessions: bool },
     /// The index is made anew.
     Rebuild,
     /// The store ends and is opened again.
@@ -118,7 +122,9 @@ fn some(random: &mut Random, trouble: u64) -> Step {
         13..=20 => Step::Ask { slot },
         21..=42 => Step::Put { slot, count: random.below(30).saturating_add(1) },
         43..=56 => Step::PutAll { slot },
-        57..=68 => Step::Commit { slot },
+        57..=64 => Step::Commit { slot },
+        65..=66 => Step::Forget { which: random.next() },
+        67..=68 => Step::Collect { with_sessions: random.chance(20) },
         69..=70 => Step::GiveUp { slot },
         71..=72 => Step::CommitAgain { which: random.next() },
         73..=76 => Step::Flush,
@@ -193,6 +199,8 @@ impl Step {
             Self::Flush => "flush",
             Self::Read { .. } => "read",
             Self::ReadBeside { .. } => "read-beside",
+            Self::Forget { .. } => "forget",
+            Self::Collect { .. } => "collect",
             Self::Rebuild => "rebuild",
             Self::Reopen(_) => "reopen",
             Self::EndWithin { .. } => "end-within",
