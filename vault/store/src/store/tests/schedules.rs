@@ -2,13 +2,16 @@
 
 use crate::testing::schedules::{Kind, Stats, run};
 
-/// Runs the schedules of these seeds, or of the one that `UMBRA_TEST_SEED` names.
+/// Runs the schedules of these seeds, or of those that `UMBRA_TEST_SEED` names: `7`, `1000..2000`.
 fn run_all(kind: Kind, ci: u64, full: u64) {
     let is_full = std::env::var_os("UMBRA_TEST_FULL").is_some();
-    let only = std::env::var("UMBRA_TEST_SEED").ok().and_then(|seed| seed.parse::<u64>().ok());
-    let seeds = match only {
-        Some(seed) => seed..seed.saturating_add(1),
-        None => 0..if is_full { full } else { ci },
+    let seeds = match std::env::var("UMBRA_TEST_SEED") {
+        Ok(named) => {
+            let (from, to) = named.split_once("..").unwrap_or((named.as_str(), ""));
+            let from: u64 = from.parse().unwrap();
+            from..if to.is_empty() { from + 1 } else { to.parse().unwrap() }
+        }
+        Err(_) => 0..if is_full { full } else { ci },
     };
     let mut stats = Stats::default();
     let mut failures = Vec::new();

@@ -16,13 +16,6 @@ use crate::store::{OpenMode, Store};
 use crate::testing::random::Random;
 use crate::testing::{Harm, Hit};
 
-/// What was hit: files, and whether the index was.
-#[derive(Default)]
-struct Harmed {
-    hits: Vec<Hit>,
-    index: bool,
-}
-
 /// Tells whether harm to a file is within what a store must bear: the LOCK holds no data, and
 /// what lies in `tmp/` is nobody's.
 fn counts(path: &str) -> bool {
@@ -36,14 +29,15 @@ impl Runner {
         let orderly = self.orderly && matches!(end, End::Close);
         self.end(end)?;
         self.index_is_whole = !matches!(end, End::PowerCut(_) | End::KillThenPowerCut(_));
+        let cut = !self.index_is_whole;
         self.check()?;
         let mut random = Random::new(seed, "damage");
-        let mut harmed = Harmed::default();
+        let mut hits = Vec::new();
         for _ in 0..harms {
             if random.chance(15) {
                 let what = self.harm_index(&mut random)?;
                 self.trace.note(what);
-                harmed.index = true;
+                self.index_is_whole = false;
                 continue;
             }
             let harm = harm.or_else(|| random.pick(&Harm::ALL).copied()).unwrap_or(Harm::BitFlip);
@@ -52,11 +46,11 @@ impl Runner {
             let hit =
                 self.vfs.harm(random.next(), harm, |path| counts(path) && path.starts_with(place));
             self.trace.note(&hit.as_ref().map_or("no hit".to_owned(), ToString::to_string));
-            harmed.hits.extend(hit);
+            hits.extend(hit);
         }
-        let more = crate::bytes::wide(harmed.hits.len());
+        let more = crate::bytes::wide(hits.len());
         self.stats.harms = self.stats.harms.saturating_add(more);
-        self.look(&harmed, orderly)
+        self.look(&hits, orderly, cut)
     }
 
     /// Harms the index, and says how.
@@ -99,24 +93,27 @@ impl Runner {
     }
 
     /// Checks the harmed store, and then reads all of it.
-    fn look(&mut self, harmed: &Harmed, orderly: bool) -> Kept {
+    fn look(&mut self, hits: &[Hit], orderly: bool, cut: bool) -> Kept {
         let report = match self.harmed_report()? {
             Some(report) => report,
             // FORMAT is hit: nobody gets in, and says so.
             None => return Ok(()),
         };
-        self.read_harmed(&report, OpenMode::ReadOnly)?;
+        self.read_harmed(&report, OpenMode::ReadOnly, &BTreeSet::new())?;
         // A store that ended in order every time has no byte that carries nothing.
-        if orderly && !harmed.hits.is_empty() && !report.is_damaged() {
+        if orderly && !hits.is_empty() && !report.is_damaged() {
             return Err("no damage is told of, and every byte carried something".to_owned());
         }
         // The owner makes good what it can, and gives no wrong byte either.
         let (vfs, index) = (self.vfs.after_kill(), self.index.after_kill());
-        self.read_harmed(&report, OpenMode::ReadWrite)?;
+        // Where the power took rows of the index it cannot tell nodes that miss a child from ones
+        // that were never acknowledged, and does not take them over.
+        let above = if cut { self.above(&report) } else { BTreeSet::new() };
+        self.read_harmed(&report, OpenMode::ReadWrite, &above)?;
         // And so it does without an index.
         self.vfs = vfs;
         self.index = crate::testing::JournaledIndex::default();
-        self.read_harmed(&report, OpenMode::ReadWrite)?;
+        self.read_harmed(&report, OpenMode::ReadWrite, &BTreeSet::new())?;
         self.index = index.map_err(|error| chain(&error))?;
         Ok(())
     }
@@ -138,7 +135,12 @@ impl Runner {
 
     /// Opens the harmed store and reads everything that was promised: it is right, or it is an
     /// error and the check has told of it.
-    fn read_harmed(&mut self, report: &CheckReport, mode: OpenMode) -> Kept {
+    fn read_harmed(
+        &mut self,
+        report: &CheckReport,
+        mode: OpenMode,
+        excused: &BTreeSet<Reference>,
+    ) -> Kept {
         self.stats.openings = self.stats.openings.saturating_add(1);
         let store = match Store::open(self.vfs(), self.options(mode)) {
             Ok(store) => store,
@@ -165,6 +167,7 @@ impl Runner {
                 Err(error) => {
                     lost = lost.saturating_add(1);
                     let is_told = told.contains(&reference.id)
+                        || excused.contains(&reference)
                         || !all_rows
                             && (!rooted.contains(&reference) || below.contains(&reference.id));
                     if !is_told {
@@ -194,6 +197,22 @@ impl Runner {
             }
         }
         below
+    }
+
+    /// Returns everything above the objects that a check has told of.
+    fn above(&self, report: &CheckReport) -> BTreeSet<Reference> {
+        let told: BTreeSet<Reference> = report.lost.iter().map(|lost| lost.reference).collect();
+        let mut above = BTreeSet::new();
+        for version in &self.world.versions {
+            for reference in &version.objects {
+                let object = self.world.objects.get(reference);
+                let refs = object.map(|object| object.refs.as_slice()).unwrap_or_default();
+                if refs.iter().any(|child| told.contains(child) || above.contains(child)) {
+                    above.insert(*reference);
+                }
+            }
+        }
+        above
     }
 
     /// Returns what the receipts that were given reach.
