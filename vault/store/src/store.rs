@@ -353,6 +353,11 @@ impl Store {
         }
     }
 
+    /// Returns the row of an object, for what a test says of it.
+    pub(crate) fn row(&self, key: &Key) -> Result<Option<crate::index::Location>> {
+        self.inner.index.find(key)
+    }
+
     /// Makes room for an administrator's request on a file system that is full: gives the reserve
     /// up, or makes it anew where there is room again.
     pub fn make_room(&self) {

@@ -40,11 +40,12 @@ struct Referrer<'a> {
 }
 
 impl Closure<'_> {
-    /// Marks what the roots reach, and notes what is missing.
+    /// Marks what the roots reach, and notes what is missing. Returns how many nodes were reached
+    /// whose table is gone since, so that nobody knows what they refer to.
     ///
     /// # Errors
     /// What the storage says.
-    pub(crate) fn run(&mut self, roots: &[Root]) -> Result<()> {
+    pub(crate) fn run(&mut self, roots: &[Root]) -> Result<u64> {
         let mut waiting = 0u64;
         for root in roots {
             let manifest = root.manifest();
@@ -53,14 +54,16 @@ impl Closure<'_> {
                 None => self.missing(root.domain, manifest, &root.name, 0, root.says()),
             }
         }
-        self.follow(waiting)?;
-        self.look_up_chunks()
+        let left = self.follow(waiting)?;
+        self.look_up_chunks()?;
+        Ok(left)
     }
 
-    /// Follows references between nodes; `waiting` of them are reached and not yet followed.
-    fn follow(&mut self, mut waiting: u64) -> Result<()> {
+    /// Follows references between nodes; `waiting` of them are reached and not yet followed. Returns
+    /// how many could not be followed.
+    fn follow(&mut self, mut waiting: u64) -> Result<u64> {
         while waiting > 0 {
-            let before = waiting;
+            let mut followed = false;
             for pack in self.packs.list.iter().rev().filter(|pack| pack.has_nodes) {
                 let path = pack.name();
                 let entries = self.packs.entries(pack)?;
@@ -71,16 +74,17 @@ impl Closure<'_> {
                         continue;
                     }
                     waiting = waiting.saturating_sub(1);
+                    followed = true;
                     let from = Referrer { path: &path, entry };
                     waiting = waiting.saturating_add(self.reach_children(&from));
                 }
             }
-            if waiting >= before {
+            if !followed {
                 // A table that was there is gone; the next check says so.
                 break;
             }
         }
-        Ok(())
+        Ok(waiting)
     }
 
     /// Marks the nodes that a node refers to; returns how many of them are new.

@@ -75,14 +75,38 @@ impl<'a> Marks<'a> {
             findings: &mut findings,
             chunks,
         };
-        closure.run(roots)?;
+        let left = closure.run(roots)?;
         stop_at(&findings)?;
+        if left > 0 {
+            return Err(missing(format!("{left} nodes are gone since they were listed")));
+        }
         let mut marks = Self { packs, nodes, sealed: HashMap::new() };
+        marks.prove_closed()?;
         let parts = chunks.div_ceil(PART_CHUNKS).max(1);
         for number in 0..parts {
             marks.mark_part(Part { number, parts })?;
         }
         Ok(marks)
+    }
+
+    /// Proves that what is marked has all its nodes marked, apart from how they were marked: one
+    /// that was passed over would be lost with all that stands below it.
+    fn prove_closed(&self) -> Result<()> {
+        for pack in self.packs.list.iter().filter(|pack| pack.has_nodes) {
+            for entry in self.packs.entries(pack)?.iter().filter(|entry| self.is_reached(entry)) {
+                for child in entry.refs.iter().filter(|child| child.kind.is_node()) {
+                    let node = self.nodes.find(entry.domain, *child);
+                    if !node.is_some_and(|node| self.nodes.is_reached(node)) {
+                        return Err(missing(format!(
+                            "{} {} is needed and was not marked: a fault of this program",
+                            child.kind.name(),
+                            child.id
+                        )));
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     fn is_reached(&self, entry: &Entry) -> bool {

@@ -114,7 +114,9 @@ impl Runner {
         let Some(known) = self.known(&everything)? else { return Ok(()) };
         let lost = self.model.promised().iter().find(|r| !known.contains(r));
         if let Some(lost) = lost.filter(|_| !self.cramped) {
-            return Err(format!("{lost:?} was promised and is not known"));
+            let key = crate::index::Key { domain: DOMAIN, id: lost.id };
+            let row = self.store()?.row(&key).map_err(|error| chain(&error))?;
+            return Err(format!("{lost:?} was promised and is not known; its row: {row:?}"));
         }
         for reference in &known {
             let object = self.world.objects.get(reference);
@@ -179,6 +181,7 @@ impl Runner {
         self.end(End::Close)?;
         self.check()?;
         self.open()?;
+        self.trace.step("finish 1".to_owned());
         self.verify()?;
         let mut versions: Vec<usize> = (0..self.world.versions.len()).collect();
         Random::new(self.seed, "finish").shuffle(&mut versions);
@@ -190,6 +193,7 @@ impl Runner {
             self.commit(0)?;
             self.settle()?;
         }
+        self.trace.step("finish 2".to_owned());
         self.verify()?;
         self.end(End::Close)?;
         self.check()?;
@@ -199,10 +203,12 @@ impl Runner {
         self.read_beside(true)?;
         self.reader = None;
         self.open()?;
+        self.trace.step("finish 3".to_owned());
         self.verify()?;
         self.end(End::Drop)?;
         self.index = JournaledIndex::default();
         self.open()?;
+        self.trace.step("finish 4".to_owned());
         self.verify()?;
         self.end(End::Close)
     }
