@@ -18,6 +18,7 @@ mod crash;
 mod cut_rebuild;
 mod damage;
 mod forged;
+mod full;
 mod whole;
 
 /// The id of every store of these tests.
