@@ -17,6 +17,7 @@ mod programs;
 mod setup;
 mod test;
 mod tidy;
+mod torture;
 mod transcript;
 
 use std::process::ExitCode;
@@ -52,6 +53,8 @@ enum Command {
     DiffWalk(diff_walk::Options),
     /// Makes the tarball and the Debian packages; `--check` runs them in fresh Debian systems.
     Dist(dist::Options),
+    /// Kills vaults and lets their disks fail for a while; nothing that was acknowledged may be lost.
+    Torture(torture::Options),
     /// Checks the rules that the compiler does not: crate edges, file lengths, leftovers, pages.
     Tidy,
     /// Formats the whole workspace (`--check` only tells).
@@ -87,6 +90,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Ci(options) => ci::run(&env, &options),
         Command::Fuzz(options) => fuzz::run(&env, &options),
         Command::Dist(options) => dist::run(&env, &options),
+        Command::Torture(options) => torture::run(&env, &options),
         Command::Tidy => tidy::run(&env),
         Command::Fmt { check } => ci::format(&env, check),
     };

@@ -71,6 +71,12 @@ const PACKAGES: &[Package] = &[
         reason: "compiles RocksDB",
     },
     Package {
+        debian_name: "gcc",
+        needed_for: For::Tests,
+        probe: Probe::Program("cc"),
+        reason: "builds the library that lets calls of the system fail under a vault",
+    },
+    Package {
         debian_name: "ccache",
         needed_for: For::Build,
         probe: Probe::Program("ccache"),

@@ -152,6 +152,7 @@ pub fn manifest(nodes: &[Object]) -> Result<Reference> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -1,5 +1,7 @@
 //! What befalls a vault while writers are at work.
 
+use std::fs::File;
+use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -50,6 +52,17 @@ pub enum Trouble {
         /// The library that lets them.
         library: PathBuf,
         /// It is killed in the end, or told to end.
+        kill: bool,
+    },
+    /// Somebody else fills the file system while writers are at work; in the end it is killed, or told to end.
+    Fill {
+        /// What it is filled with: a new file beside the store.
+        file: PathBuf,
+        /// When.
+        after: Duration,
+        /// How long the writers go on.
+        then: Duration,
+        /// It is killed in the end.
         kill: bool,
     },
     /// Nothing; it works for so long and is told to end.
@@ -116,7 +129,7 @@ impl Trouble {
     /// Puts it into the command of the vault.
     pub(super) fn arm(&self, command: &mut Command, store: &Path) {
         match self {
-            Self::Kill { .. } | Self::KillEnding { .. } | Self::End { .. } => {}
+            Self::Kill { .. } | Self::KillEnding { .. } | Self::End { .. } | Self::Fill { .. } => {}
             Self::Point { name, count, without_index } => {
                 command.env("UMBRA_FAILPOINT", format!("{name}:{count}"));
                 if *without_index {
@@ -199,6 +212,20 @@ impl Trouble {
                 figures.kills += u64::from(killed);
                 figures.faults += faults::take_count(store);
             }
+            Self::Fill { file, after, then, kill } => {
+                std::thread::sleep(*after);
+                fill(file)?;
+                let early = vault.ended_within(*then)?;
+                ensure!(early.is_none(), "a full disk ends the vault: {early:?}");
+                match kill {
+                    true => vault.send_kill(),
+                    false => vault.terminate()?,
+                }
+                let status = ended(&mut vault)?;
+                let killed = status.signal() == Some(SIGKILL);
+                ensure!(killed || status.code().is_some(), "PANIC: the vault ended with {status}");
+                figures.kills += u64::from(killed);
+            }
             Self::End { after } => {
                 std::thread::sleep(*after);
                 vault.terminate()?;
@@ -208,6 +235,25 @@ impl Trouble {
         }
         Ok(())
     }
+}
+
+/// Writes to a file until its file system is full to the last byte.
+///
+/// # Errors
+/// When anything else goes wrong.
+pub fn fill(file: &Path) -> Result<()> {
+    let mut file = File::options().create(true).append(true).open(file)?;
+    let noise = Noise::new(1).bytes(1 << 20);
+    let mut len = noise.len();
+    while len > 0 {
+        match file.write(noise.get(..len).unwrap_or_default()) {
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::StorageFull => len /= 2,
+            Err(error) => return Err(error).context("filling a file system"),
+        }
+    }
+    // What was written may have been promised room that is not there yet.
+    file.sync_all().context("filling a file system")
 }
 
 /// A number from 1 on, small ones as likely as large ones.

@@ -14,6 +14,7 @@ mod devices;
 mod dirty_ext4;
 mod encrypted;
 mod free_space;
+mod full_disk;
 mod hostile;
 mod image_hash_script;
 mod interrupted;

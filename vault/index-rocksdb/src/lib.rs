@@ -5,6 +5,7 @@
 //! scanned again. All rows stand in one column family, so that no batch survives in part. That
 //! nothing is taken from its midst is checked at each opening; see `wal.rs`.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -88,7 +89,7 @@ impl IndexOpener for RocksIndexOpener {
     fn destroy(&self) -> Result<()> {
         // Not through RocksDB, which reads what it deletes.
         match std::fs::remove_dir_all(&self.dir) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(Error::io("remove", "index", error));
             }
             _ => {}
@@ -133,13 +134,28 @@ struct RocksIndex {
 
 fn failed(action: &'static str) -> impl Fn(rocksdb::Error) -> Error {
     move |source| match source.kind() {
-        // RocksDB keeps the system's error as text alone.
-        rocksdb::ErrorKind::IOError if source.as_ref().contains("No space left") => {
-            let source = Some(std::io::ErrorKind::StorageFull.into());
-            Error::NoSpace { path: "index".to_owned(), source }
-        }
+        rocksdb::ErrorKind::IOError => match refused_by_system(source.as_ref()) {
+            Some(kind) => Error::io(action, "index", kind.into()),
+            None => Error::Index { action, source: Box::new(source) },
+        },
         _ => Error::Index { action, source: Box::new(source) },
     }
+}
+
+/// Finds out what the system lacks where an error of RocksDB, which keeps the system's as text alone, says nothing about
+/// the index itself.
+fn refused_by_system(text: &str) -> Option<io::ErrorKind> {
+    let refusals = [
+        ("No space left", io::ErrorKind::StorageFull),
+        ("Disk quota exceeded", io::ErrorKind::QuotaExceeded),
+        ("Permission denied", io::ErrorKind::PermissionDenied),
+        ("Read-only file system", io::ErrorKind::ReadOnlyFilesystem),
+        ("Too many open files", io::ErrorKind::Other),
+        ("Cannot allocate memory", io::ErrorKind::OutOfMemory),
+        // Another process has it.
+        ("Resource temporarily unavailable", io::ErrorKind::ResourceBusy),
+    ];
+    refusals.into_iter().find(|(words, _)| text.contains(words)).map(|(_, kind)| kind)
 }
 
 impl RocksIndex {

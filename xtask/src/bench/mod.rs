@@ -8,7 +8,7 @@ mod crowd;
 mod figures;
 mod machine;
 mod measure;
-mod pages;
+pub(crate) mod pages;
 mod report;
 mod scenarios;
 mod shelf;

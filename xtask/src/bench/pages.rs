@@ -10,7 +10,7 @@ use super::table::Target;
 /// The page with everything.
 pub(super) const PAGE: &str = "docs/performance.md";
 /// The page with the targets alone.
-pub(super) const README: &str = "README.md";
+pub(crate) const README: &str = "README.md";
 /// The marker of the README's table.
 const README_KEY: &str = "targets";
 
@@ -61,7 +61,11 @@ fn merged(old: &str, stamp: &Stamp<'_>, new: &[Target]) -> String {
     )
 }
 
-fn update(path: &Path, key: &str, text: impl FnOnce(&str) -> String) -> Result<()> {
+/// Replaces what stands between the markers of `key` in a page.
+///
+/// # Errors
+/// When the page has no such markers.
+pub(crate) fn update(path: &Path, key: &str, text: impl FnOnce(&str) -> String) -> Result<()> {
     let page = fs::read_to_string(path).with_context(|| path.display().to_string())?;
     let page = replaced(&page, key, text)
         .with_context(|| format!("{} has no markers for {key}", path.display()))?;

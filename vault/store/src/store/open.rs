@@ -69,7 +69,7 @@ fn read_format(vfs: &dyn Vfs, mode: OpenMode) -> Result<StoreFormat> {
     Ok(format)
 }
 
-/// Opens the index for the owner; one that cannot be opened is destroyed and made anew.
+/// Opens the index for the owner; one that is bad is destroyed and made anew.
 fn open_index(
     opener: &dyn IndexOpener,
     unusable: Option<String>,
@@ -78,13 +78,23 @@ fn open_index(
         Some(reason) => reason,
         None => match opener.open() {
             Ok(index) => return Ok((Arc::from(index), None)),
-            // It may be sound, and making it anew takes more room than opening it.
-            Err(error) if matches!(error.root(), Error::NoSpace { .. }) => return Err(error),
+            // With the index goes how far each pack was synced, and making it anew reads every
+            // table of a store that may be large: not for want of room or of a right.
+            Err(error) if !shows_bad_index(&error) => return Err(error),
             Err(error) => error.to_string(),
         },
     };
     opener.destroy()?;
     Ok((Arc::from(opener.open()?), Some(reason)))
+}
+
+/// Tells whether an error of opening the index may be one of what stands in it.
+fn shows_bad_index(error: &Error) -> bool {
+    match error.root() {
+        Error::NoSpace { .. } => false,
+        Error::Io { .. } => error.is_unreadable() || error.is_not_found(),
+        _ => true,
+    }
 }
 
 /// Tells whether an error is one of the index, which can be made anew.

@@ -19,6 +19,7 @@ mod cut_rebuild;
 mod damage;
 mod forged;
 mod forget;
+mod full;
 mod gc;
 mod schedules;
 mod whole;
