@@ -26,11 +26,13 @@ mod in_flight;
 mod inner;
 mod lane;
 mod open;
+mod parity;
 mod put;
 mod read;
 mod receipts;
 mod recover;
 mod settle;
+mod tolerant;
 
 use inner::{IndexState, Inner, locked};
 use lane::Lane;
@@ -71,6 +73,8 @@ pub struct OpenOptions {
     pub cipher: Option<Arc<dyn Cipher>>,
     /// How long a record may wait for others before it is synced: 50 ms.
     pub group_commit: Duration,
+    /// Parity is made beside sealed packs that are files of the store's directory.
+    pub parity: bool,
 }
 
 impl OpenOptions {
@@ -85,6 +89,7 @@ impl OpenOptions {
             objects: None,
             cipher: None,
             group_commit: Duration::from_millis(50),
+            parity: true,
         }
     }
 
@@ -190,6 +195,13 @@ impl Store {
                 Error::io("start a thread for", "open", error)
             })?;
             store.threads.push(thread);
+        }
+        if store.inner.parity.is_open() {
+            let inner = Arc::clone(&store.inner);
+            let run = move || inner.run_parity();
+            // Without the thread there is just no parity.
+            let thread = std::thread::Builder::new().name("parity".to_owned()).spawn(run);
+            store.threads.extend(thread);
         }
         Ok(store)
     }
@@ -433,6 +445,7 @@ impl Store {
     fn end(&mut self) {
         self.inner.lanes.iter().for_each(Lane::seal_all);
         self.inner.lanes.iter().for_each(Lane::stop);
+        self.inner.parity.stop();
         for thread in self.threads.drain(..) {
             // A lane that panicked has told its waiters already.
             let _ = thread.join();

@@ -222,6 +222,7 @@ impl Inner {
         }
         self.objects.put_new(&beside, &contents.encode())?;
         self.journal.seal(&open_name(pack), &sealed_name(pack))?;
+        self.parity.sealed(pack);
         self.take_contents(contents)
     }
 

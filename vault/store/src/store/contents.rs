@@ -8,8 +8,8 @@ use crate::ids::PackId;
 use crate::index::Batch;
 use crate::object::prove;
 use crate::pack::{
-    Contents, Entry, Found, PACK_HEADER_BYTES, PackHeader, TRAILER_BYTES, contents_name, open_name,
-    scan, sealed_name,
+    Contents, Entry, Found, PACK_HEADER_BYTES, PackHeader, Record, TRAILER_BYTES, contents_name,
+    open_name, scan, sealed_name,
 };
 use crate::store::inner::Inner;
 use crate::store::settle::{keys_of, sealed_row};
@@ -137,6 +137,42 @@ impl Inner {
             Err(error @ Error::Unsupported { .. }) => Err(error),
             _ => Ok(None),
         }
+    }
+
+    /// Returns the table of contents of a sealed pack whose bytes are given, from its footer or
+    /// beside it; `None` where neither is sound.
+    ///
+    /// # Errors
+    /// What the storage says.
+    pub(crate) fn table_in(&self, pack: PackId, bytes: &[u8]) -> Result<Option<Contents>> {
+        let name = sealed_name(pack);
+        let len = wide(bytes.len());
+        let read = |range: ByteRange| {
+            let found = bytes.get(narrow(range.start().0)..narrow(range.end().0));
+            Ok(found.unwrap_or_default().to_vec())
+        };
+        match self.footer(pack, &name, len, &read)? {
+            Some(contents) => Ok(Some(contents)),
+            None => Ok(self.table_beside(pack)?.filter(|table| ends_within(table, len))),
+        }
+    }
+
+    /// Tells whether the header, the table and every record of a sealed pack are what they should
+    /// be, by their checks.
+    ///
+    /// # Errors
+    /// What the storage says.
+    pub(crate) fn is_sound_pack(&self, pack: PackId, bytes: &[u8]) -> Result<bool> {
+        let Some(table) = self.table_in(pack, bytes)? else { return Ok(false) };
+        let header = header_of(bytes, &sealed_name(pack));
+        let ours = header.is_some_and(|header| header.store == self.store && header.pack == pack);
+        let sound = |entry: &Entry| {
+            let record = bytes.get(narrow(entry.offset)..narrow(entry.end())).unwrap_or_default();
+            let record = Record::verify(record, self.store).ok();
+            let found = record.map(|found| Entry::new(entry.offset, &found.header, found.refs));
+            found.as_ref() == Some(entry)
+        };
+        Ok((ours || table.entries.is_empty()) && table.entries.iter().all(sound))
     }
 
     /// Reads the table beside a pack; `None` where there is no sound one.

@@ -20,6 +20,7 @@ use crate::session::Leases;
 use crate::store::in_flight::InFlight;
 use crate::store::inner::{DATA_LANES, IndexState, Inner, PackNames, locked};
 use crate::store::lane::Lane;
+use crate::store::parity::ParityQueue;
 use crate::store::receipts::Receipts;
 use crate::store::{InitOptions, OpenMode, OpenOptions, Store};
 use crate::vfs::{Access, Vfs, make_dirs, read_exact};
@@ -162,6 +163,7 @@ fn try_open_owner(
         mode: OpenMode::ReadWrite,
         lock: Some(lock),
         lanes,
+        parity: ParityQueue::new(options.parity && matches!(seal_to, SealTo::Rename)),
         ..parts.into_inner(log, options)
     });
     inner.log.write_again(newest, options.now)?;
@@ -198,6 +200,7 @@ impl Parts {
             leases: Arc::new(Leases::default()),
             in_flight: InFlight::default(),
             lanes: Vec::new(),
+            parity: ParityQueue::default(),
             damage: Mutex::default(),
             names: PackNames::new(options.seed),
             gate: RwLock::new(IndexState::Whole),
@@ -245,7 +248,7 @@ fn prepare(inner: &Inner, lost: Option<String>, seed: u64, now: Timestamp) -> Re
         let text = format!("damage: {} at byte {}: {}", damage.path, damage.at, damage.reason);
         inner.log.append(Entry::Audit { machine: None, text }, now)?;
     }
-    Ok(())
+    inner.queue_missing_parity()
 }
 
 /// Makes names durable that a killed process may have left unsynced.

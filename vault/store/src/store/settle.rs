@@ -161,6 +161,7 @@ impl Inner {
         sealing.segment.append(&contents.encode())?;
         sealing.segment.sync()?;
         self.journal.seal(&open_name(sealing.pack), &sealed_name(sealing.pack))?;
+        self.parity.sealed(sealing.pack);
         self.index.apply(&Batch {
             packs: vec![(sealing.pack, sealed_row(&contents))],
             ..Batch::default()

@@ -18,6 +18,7 @@ mod crash;
 mod cut_rebuild;
 mod damage;
 mod forged;
+mod parity;
 mod whole;
 
 /// The id of every store of these tests.
@@ -70,6 +71,11 @@ fn rigs(dir: &std::path::Path) -> Vec<Rig> {
 
 fn init(rig: &Rig) {
     Store::init(&rig.vfs, &InitOptions { store: STORE, now: Timestamp(1) }).unwrap();
+}
+
+/// Tells whether a name in a store is that of a sealed pack.
+fn is_pack(name: &str) -> bool {
+    name.starts_with("packs/") && !name.contains('.')
 }
 
 /// A seed that no other opening had.

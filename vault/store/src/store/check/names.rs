@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::error::Result;
 use crate::ids::PackId;
 use crate::objects::list_or_none;
-use crate::pack::{contents_name, sealed_name};
+use crate::pack::{contents_name, parity_name, sealed_name};
 use crate::receipt::sequence_of;
 use crate::store::check::packs::Packs;
 use crate::store::check::report::{Finding, FindingKind, Findings};
@@ -45,10 +45,19 @@ pub(super) fn check(inner: &Inner, packs: &Packs<'_>, findings: &mut Findings) -
         }
     }
     let known: BTreeSet<PackId> = packs.list.iter().map(|pack| pack.id).collect();
-    let mut orphans = Vec::new();
+    let (mut orphans, mut alone) = (Vec::new(), Vec::new());
     for name in inner.objects.list("packs/")? {
         if pack_of(&name).is_some() {
             continue;
+        }
+        let parity = name.strip_suffix(".parity").and_then(pack_of);
+        match parity.filter(|pack| parity_name(*pack) == name) {
+            Some(pack) if known.contains(&pack) => continue,
+            Some(_) => {
+                alone.push(name);
+                continue;
+            }
+            None => {}
         }
         let beside = name.strip_suffix(".contents").and_then(pack_of);
         match beside.filter(|pack| contents_name(*pack) == name) {
@@ -56,6 +65,11 @@ pub(super) fn check(inner: &Inner, packs: &Packs<'_>, findings: &mut Findings) -
             Some(pack) => orphans.push(pack),
             None => foreign(&name),
         }
+    }
+    // Where the pack should be there, something refers to what it held.
+    for name in alone {
+        let reason = "the pack of this parity is gone";
+        findings.add(Finding::at(FindingKind::Foreign, &name, 0, reason));
     }
     for pack in orphans {
         let reason = "the pack is gone, and its table of contents stands here alone";
