@@ -206,6 +206,12 @@ impl Index for RocksIndex {
                 changes.delete(rows::object_key(key));
             }
         }
+        for (key, expected, new) in &batch.replace {
+            let row = self.find(key)?;
+            if row.is_some_and(|row| row.pack == expected.pack && row.offset == expected.offset) {
+                changes.put(rows::object_key(key), rows::encode_location(new));
+            }
+        }
         for (key, location) in &batch.put {
             changes.put(rows::object_key(key), rows::encode_location(location));
         }

@@ -153,6 +153,9 @@ pub enum Error {
     /// A rebuild of the index failed in this process.
     #[error("the index was not made to the end; the store must be opened anew")]
     IndexHalfMade,
+    /// Other maintenance of the store is under way. Exit code 11.
+    #[error("a repair or a rebuild of the index is under way in this store")]
+    Busy,
     /// The index failed.
     #[error("the index failed: cannot {action}")]
     Index {

@@ -9,7 +9,7 @@ use umbra_common::{Kind, Reference};
 
 use crate::format::StoreFormat;
 use crate::ids::{DomainId, PackId, StoreId, Timestamp};
-use crate::log::golden_segment;
+use crate::log::{golden_quarantine_segment, golden_segment};
 use crate::pack::{
     Contents, Entry, PackHeader, PackKind, Parity, Record, RecordDraft, RecordHeader,
 };
@@ -109,6 +109,22 @@ fn golden_parity() {
     assert_eq!(parity.reconstruct(&without_first, &object), Some(three_shards()));
 }
 
+#[test]
+fn golden_quarantine() {
+    let made = format!(
+        "# Golden bytes of the LOG's entries 24 and 25: docs/formats/log.md.\n\
+         # Made by vault/store/src/golden.rs; checked by docs/formats/store_formats.py.\n\
+         log {}\n",
+        hex(&golden_quarantine_segment(STORE, PACK))
+    );
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let path = root.join("testdata/formats/v1/quarantine.txt");
+    if !path.exists() && std::env::var_os("UMBRA_WRITE_GOLDEN").is_some() {
+        std::fs::write(&path, &made).unwrap();
+    }
+    assert!(std::fs::read_to_string(&path).unwrap() == made, "the entries changed");
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -153,7 +169,7 @@ fn golden_bytes_by_the_pages_alone() {
         println!("SKIP: needs python3 with the package blake3");
         return;
     }
-    for golden in ["store.txt", "parity.txt"] {
+    for golden in ["store.txt", "parity.txt", "quarantine.txt"] {
         let golden = root.join("testdata/formats/v1").join(golden);
         let out = run(&[check.as_os_str(), golden.as_os_str()]).unwrap();
         let text = String::from_utf8_lossy(&out.stderr).into_owned();

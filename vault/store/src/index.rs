@@ -90,6 +90,8 @@ pub struct Batch {
     pub put: Vec<(Key, Location)>,
     /// Rows to remove where they still name this location.
     pub remove: Vec<(Key, Location)>,
+    /// Rows to replace, by the second location, where they still name the first.
+    pub replace: Vec<(Key, Location, Location)>,
     /// Pack rows to write.
     pub packs: Vec<(PackId, PackRow)>,
     /// Pack rows to remove.

@@ -46,6 +46,7 @@ pub use store::check::{
     CheckOptions, CheckReport, Finding, FindingKind, Findings, HitPath, IndexChecked, LossCause,
     LostObject, Reach, ReadData, RecordPlace, SnapshotHit, check,
 };
+pub use store::repair::{PackRepair, RepairOptions, RepairReport};
 pub use store::{Damage, InitOptions, OpenMode, OpenOptions, RebuildReport, Store, StoreStatus};
 pub use umbra_common::snapshot::Receipt;
 pub use umbra_common::wire::{Codec, Object};

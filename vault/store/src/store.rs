@@ -31,6 +31,7 @@ mod put;
 mod read;
 mod receipts;
 mod recover;
+pub(crate) mod repair;
 mod settle;
 mod tolerant;
 
@@ -420,9 +421,10 @@ impl Store {
     /// until it is opened anew, which makes the index anew.
     ///
     /// # Errors
-    /// [`Error::ReadOnly`]; what the storage or the index says.
+    /// [`Error::ReadOnly`]; [`Error::Busy`] beside a repair; what the storage or the index says.
     pub fn rebuild_index(&self, now: Timestamp) -> Result<RebuildReport> {
         self.inner.writable()?;
+        let _one = self.inner.one_maintenance()?;
         let mut state = self.inner.gate.write().unwrap_or_else(PoisonError::into_inner);
         // Before and not after: a panic must leave it so, too.
         *state = IndexState::HalfMade;

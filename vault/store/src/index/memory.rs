@@ -60,6 +60,13 @@ impl Index for MemoryIndex {
                 state.rows.remove(key);
             }
         }
+        for (key, expected, new) in &batch.replace {
+            let same =
+                |row: &&mut Location| row.pack == expected.pack && row.offset == expected.offset;
+            if let Some(row) = state.rows.get_mut(key).filter(same) {
+                *row = *new;
+            }
+        }
         state.rows.extend(batch.put.iter().copied());
         for pack in &batch.remove_packs {
             state.packs.remove(pack);

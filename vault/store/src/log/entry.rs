@@ -1,16 +1,19 @@
 //! Entries of the LOG, their encoding, and what they amount to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use umbra_common::ObjectId;
-use umbra_common::cbor::{Fields, Reader, Writer};
+use umbra_common::cbor::{Fields, Reader, Record, Writer};
 use umbra_common::snapshot::shortened;
 use umbra_common::wire::Fingerprint;
 
-use crate::ids::{Digest, MachineId, StoreId, Timestamp};
+use crate::ids::{Digest, MachineId, PackId, StoreId, Timestamp};
 
 /// Longest text of an entry, in bytes; longer ones are cut.
 const MAX_TEXT_BYTES: usize = 4096;
+
+/// Most offsets of one entry: it stays far below the limit of a payload.
+const MAX_OFFSETS: usize = 4096;
 
 /// What a machine may do. The numbers stand in the LOG.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -75,6 +78,20 @@ pub enum Entry {
         /// What.
         text: String,
     },
+    /// What stands at these places of a pack is damaged and read no more; 0 is its header.
+    Quarantined {
+        /// The pack.
+        pack: PackId,
+        /// Offsets of records, in bytes.
+        offsets: Vec<u64>,
+    },
+    /// The same places are sound again, or the pack is gone (then there are no offsets).
+    QuarantineLifted {
+        /// The pack.
+        pack: PackId,
+        /// Offsets of records, in bytes; none: all.
+        offsets: Vec<u64>,
+    },
 }
 
 /// A machine, as enrolled.
@@ -120,6 +137,11 @@ pub struct LogState {
     pub tokens: BTreeMap<[u8; 16], Token>,
     /// Receipts by sequence number: hash and snapshot.
     pub receipts: BTreeMap<u64, (Digest, ObjectId)>,
+    /// Places of packs that are damaged and read no more, by pack.
+    pub quarantined: BTreeMap<PackId, BTreeSet<u64>>,
+    /// Number of an entry that changed `quarantined`, such that every later one that did was
+    /// made durable together with it; 0: none did.
+    pub quarantine_sequence: u64,
     /// Number of the last entry; the first is 1.
     pub sequence: u64,
 }
@@ -153,6 +175,18 @@ impl Role {
 }
 
 impl Entry {
+    /// Makes the entries that quarantine places of a pack.
+    pub(crate) fn quarantine(pack: PackId, offsets: &[u64]) -> impl Iterator<Item = Self> {
+        let runs = offsets.chunks(MAX_OFFSETS);
+        runs.map(move |run| Self::Quarantined { pack, offsets: run.to_vec() })
+    }
+
+    /// Makes the entries that lift the quarantine of places of a pack.
+    pub(crate) fn lift(pack: PackId, offsets: &[u64]) -> impl Iterator<Item = Self> {
+        let runs = offsets.chunks(MAX_OFFSETS);
+        runs.map(move |run| Self::QuarantineLifted { pack, offsets: run.to_vec() })
+    }
+
     /// Encodes it as deterministic CBOR.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::new();
@@ -205,6 +239,8 @@ impl Entry {
                 }
                 record.text(2, &shortened(text, MAX_TEXT_BYTES));
             }
+            Self::Quarantined { pack, offsets } => write_places(record, 24, *pack, offsets),
+            Self::QuarantineLifted { pack, offsets } => write_places(record, 25, *pack, offsets),
         });
         writer.into_bytes()
     }
@@ -262,9 +298,31 @@ impl Entry {
                 machine: fields.optional(reader, 1, Reader::exactly)?.map(MachineId),
                 text: fields.text(reader, 2, MAX_TEXT_BYTES)?,
             },
+            24 => {
+                let (pack, offsets) = read_places(fields, reader)?;
+                Self::Quarantined { pack, offsets }
+            }
+            25 => {
+                let (pack, offsets) = read_places(fields, reader)?;
+                Self::QuarantineLifted { pack, offsets }
+            }
             other => return Err(reader.unknown(other)),
         })
     }
+}
+
+fn write_places(record: &mut Record, kind: u8, pack: PackId, offsets: &[u64]) {
+    record.field(0).uint(kind);
+    record.field(1).bytes(&pack.0);
+    record.list(2, offsets, |writer, offset| writer.uint(*offset));
+}
+
+fn read_places(
+    fields: &mut Fields,
+    reader: &mut Reader<'_>,
+) -> umbra_common::Result<(PackId, Vec<u64>)> {
+    let pack = PackId(fields.required(reader, 1, Reader::exactly)?);
+    Ok((pack, fields.list(reader, 2, MAX_OFFSETS, Reader::uint)?))
 }
 
 fn read_role(fields: &mut Fields, reader: &mut Reader<'_>, key: u64) -> umbra_common::Result<Role> {
@@ -293,6 +351,19 @@ impl LogState {
             }
             Entry::ReceiptCommitted { sequence, hash, snapshot } => {
                 self.receipts.insert(*sequence, (*hash, *snapshot));
+            }
+            Entry::Quarantined { pack, offsets } => {
+                self.quarantined.entry(*pack).or_default().extend(offsets);
+                self.quarantine_sequence = self.sequence.saturating_add(1);
+            }
+            Entry::QuarantineLifted { pack, offsets } => {
+                if let Some(known) = self.quarantined.get_mut(pack) {
+                    known.retain(|offset| !offsets.is_empty() && !offsets.contains(offset));
+                    if known.is_empty() {
+                        self.quarantined.remove(pack);
+                    }
+                }
+                self.quarantine_sequence = self.sequence.saturating_add(1);
             }
             Entry::IndexLost { .. } | Entry::IndexRebuilt { .. } | Entry::Audit { .. } => {}
         }
@@ -346,6 +417,31 @@ pub(crate) mod tests {
         assert_eq!(state.machine_by_name("web-1").unwrap().id, MachineId([3; 16]));
         assert_eq!(state.machine_by_key(Fingerprint([5; 32])).unwrap().role, Role::Admin);
         assert_eq!(state.receipts.len(), 1);
+    }
+
+    #[test]
+    fn quarantine_comes_and_goes() {
+        let pack = PackId([9; 16]);
+        let offsets: Vec<u64> = (0..10_000u64).map(|n| n * 4_000_000_000).collect();
+        let entries: Vec<Entry> = Entry::quarantine(pack, &offsets).collect();
+        assert_eq!(entries.len(), 3);
+        let mut state = LogState { sequence: 7, ..LogState::default() };
+        for entry in &entries {
+            assert!(entry.encode().len() < 60_000);
+            assert_eq!(Entry::decode(&entry.encode()).unwrap(), *entry);
+            state.apply(Timestamp(1), entry);
+        }
+        assert_eq!(state.quarantined[&pack].len(), 10_000);
+        assert_eq!(state.quarantine_sequence, 8);
+        for entry in Entry::lift(pack, &offsets[1..]) {
+            assert_eq!(Entry::decode(&entry.encode()).unwrap(), entry);
+            state.apply(Timestamp(1), &entry);
+        }
+        assert_eq!(state.quarantined[&pack], [0].into());
+        let gone = Entry::QuarantineLifted { pack, offsets: Vec::new() };
+        assert_eq!(Entry::decode(&gone.encode()).unwrap(), gone);
+        state.apply(Timestamp(1), &gone);
+        assert!(state.quarantined.is_empty());
     }
 
     #[test]

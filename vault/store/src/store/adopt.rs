@@ -276,7 +276,7 @@ impl Inner {
 
 /// Why a record was not taken anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Because {
+pub(crate) enum Because {
     /// Something it refers to is not there: it was never acknowledged.
     Orphan,
     /// It is not what its id says: it was never ours.
@@ -286,7 +286,10 @@ enum Because {
 }
 
 /// A session in which a store puts its own records anew.
-fn adopting_session(domain: DomainId, failed: &Arc<Mutex<Vec<(u64, Because)>>>) -> SessionState {
+pub(crate) fn adopting_session(
+    domain: DomainId,
+    failed: &Arc<Mutex<Vec<(u64, Because)>>>,
+) -> SessionState {
     let failed = Arc::clone(failed);
     let on_settled = Box::new(move |settled: Settled| {
         if let Settled::Failed { numbers, error } = settled {

@@ -1,5 +1,7 @@
 //! What a pack holds: from its footer, from the table beside it, or by reading it all.
 
+use std::collections::BTreeSet;
+
 use umbra_common::{ByteLen, ByteOffset, ByteRange};
 
 use crate::bytes::{narrow, wide};
@@ -40,6 +42,11 @@ impl Inner {
     pub(crate) fn sealed_packs(&self) -> Result<Vec<PackId>> {
         let names = self.objects.list("packs/")?;
         Ok(names.iter().filter_map(|name| pack_of(name)).collect())
+    }
+
+    /// Returns the places of a pack that are known to be damaged: nothing is read from there.
+    pub(crate) fn quarantined(&self, pack: PackId) -> BTreeSet<u64> {
+        self.log.with_state(|state| state.quarantined.get(&pack).cloned()).unwrap_or_default()
     }
 
     /// Lists the open packs.
@@ -91,19 +98,26 @@ impl Inner {
             let (path, reason) = (name.clone(), "it is that of another pack");
             Err(Error::Corrupt { what: "the pack header", path, at: 0, reason })
         });
-        if let Err(error @ Error::Unsupported { .. }) = header {
-            return Err(error);
-        }
         let table = match self.footer(pack, &name, len, &read)? {
             Some(contents) => Some(contents),
             // It does not stand in the pack, so it also outlives what it tells of.
             None => self.table_beside(pack)?.filter(|table| ends_within(table, len)),
         };
+        // With a sound table of our version it is a header that was hit.
+        if table.is_none()
+            && let Err(error @ Error::Unsupported { .. }) = header
+        {
+            return Err(error);
+        }
         // Of a pack in which nothing was ever synced even the header may be gone.
         if table.as_ref().is_none_or(|table| !table.entries.is_empty())
             && let Err(error) = header
+            && !self.quarantined(pack).contains(&0)
         {
-            self.report_error(&error);
+            match error {
+                Error::Unsupported { .. } => self.report(&name, 0, &error.to_string()),
+                _ => self.report_error(&error),
+            }
         }
         Ok(table)
     }
@@ -158,7 +172,7 @@ impl Inner {
     }
 
     /// Tells whether the header, the table and every record of a sealed pack are what they should
-    /// be, by their checks.
+    /// be, by their checks; what is known to be damaged is left out.
     ///
     /// # Errors
     /// What the storage says.
@@ -172,7 +186,10 @@ impl Inner {
             let found = record.map(|found| Entry::new(entry.offset, &found.header, found.refs));
             found.as_ref() == Some(entry)
         };
-        Ok((ours || table.entries.is_empty()) && table.entries.iter().all(sound))
+        let known_bad = self.quarantined(pack);
+        let left = |entry: &&Entry| !known_bad.contains(&entry.offset);
+        let header_counts = !table.entries.is_empty() && !known_bad.contains(&0);
+        Ok((ours || !header_counts) && table.entries.iter().filter(left).all(sound))
     }
 
     /// Reads the table beside a pack; `None` where there is no sound one.
@@ -206,8 +223,10 @@ impl Inner {
     /// Puts into the index what it lacks of a sealed pack's contents.
     pub(crate) fn take_contents(&self, contents: &Contents) -> Result<()> {
         let found = self.index.find_many(&keys_of(&contents.entries, contents.pack))?;
+        let known_bad = self.quarantined(contents.pack);
         let rows = contents.entries.iter().zip(found);
-        let lacking = rows.filter(|(_, found)| found.is_none());
+        let lacking =
+            rows.filter(|(entry, found)| found.is_none() && !known_bad.contains(&entry.offset));
         self.index.apply(&Batch {
             put: lacking.map(|(entry, _)| entry.row(contents.pack)).collect(),
             packs: vec![(contents.pack, sealed_row(contents))],

@@ -48,6 +48,8 @@ pub(crate) struct Inner {
     pub(crate) names: PackNames,
     /// Held for reading by whoever relies on the index, for writing by a rebuild.
     pub(crate) gate: RwLock<IndexState>,
+    /// Held by whoever changes rows of what is there: one repair or rebuild at a time.
+    pub(crate) maintenance: Mutex<()>,
     /// One node at a time is looked at and appended, so that children stand before parents.
     pub(crate) node_order: Mutex<()>,
     /// One refresh at a time (a store that is only read).

@@ -28,6 +28,8 @@ pub(crate) struct Pending {
     pub(crate) entry: Entry,
     /// What a node refers to and was not durable when the node came.
     pub(crate) awaited: Vec<Reference>,
+    /// A record of the same object is damaged: the object's row is switched to this one.
+    pub(crate) heals: bool,
 }
 
 /// Records of one pack that are made durable together.

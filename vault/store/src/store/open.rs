@@ -204,6 +204,7 @@ impl Parts {
             damage: Mutex::default(),
             names: PackNames::new(options.seed),
             gate: RwLock::new(IndexState::Whole),
+            maintenance: Mutex::new(()),
             node_order: Mutex::new(()),
             refreshing: Mutex::new(()),
             gc_generation: 0,

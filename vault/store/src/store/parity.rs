@@ -162,10 +162,22 @@ impl Inner {
     /// # Errors
     /// What the storage says.
     pub(crate) fn make_parity(&self, pack: PackId) -> Result<bool> {
+        match self.objects.head(&parity_name(pack))? {
+            Some(_) => Ok(false),
+            None => self.make_parity_anew(pack),
+        }
+    }
+
+    /// Makes the parity of a sealed pack, in the place of what stands there; false where it is not
+    /// made, and then that stays.
+    ///
+    /// # Errors
+    /// What the storage says.
+    pub(crate) fn make_parity_anew(&self, pack: PackId) -> Result<bool> {
         let _making = locked(&self.parity.making);
         let (name, beside) = (sealed_name(pack), parity_name(pack));
         let Some(info) = self.objects.head(&name)? else { return Ok(false) };
-        if self.objects.head(&beside)?.is_some() || !self.has_room_for_parity()? {
+        if !self.has_room_for_parity()? {
             return Ok(false);
         }
         let bytes = self.objects.get_ranges(&name, &[range(0, info.len)?])?;
@@ -176,6 +188,9 @@ impl Inner {
         }
         let Some(object) = Parity::make(self.store, pack, bytes) else { return Ok(false) };
         self.writable()?.check()?;
+        if self.objects.head(&beside)?.is_some() {
+            self.objects.delete(&beside)?;
+        }
         self.objects.put_new(&beside, &object)?;
         Ok(true)
     }

@@ -13,10 +13,11 @@ use umbra_common::{Kind, Reference};
 
 use crate::bytes::narrow32;
 use crate::error::{Error, Result};
-use crate::index::{Batch, Key, PackRow, PackState};
+use crate::ids::PackId;
+use crate::index::{Batch, Key, Location, PackRow, PackState};
 use crate::pack::{Contents, Entry, open_name, sealed_name};
 use crate::store::inner::Inner;
-use crate::store::lane::{Group, Job, Lane, Sealing};
+use crate::store::lane::{Group, Job, Lane, Pending, Sealing};
 
 /// How often a node's thread looks again for chunks that are put but not yet appended.
 const AWAIT_TRIES: u32 = 100;
@@ -82,22 +83,40 @@ impl Inner {
         self.await_chunks(group)?;
         group.segment.sync()?;
         let refused = self.refuse_orphans(group)?;
-        let accepted = || {
-            let pairs = group.pending.iter().zip(&refused);
-            pairs.filter(|(_, refused)| refused.is_none()).map(|(pending, _)| &pending.entry)
-        };
         let watermark = group.pending.last().map_or(0, |pending| pending.entry.end());
-        let records = group.records_before.saturating_add(narrow32(accepted().count()));
+        let mut batch = Batch::default();
+        let mut records = group.records_before;
+        for (pending, refused) in group.pending.iter().zip(&refused) {
+            if refused.is_none() {
+                records = records.saturating_add(1);
+                self.add_row(&mut batch, group.pack, pending)?;
+            }
+        }
         let row = PackRow { state: PackState::Open, watermark, records };
-        self.index.apply(&Batch {
-            put: accepted().map(|entry| entry.row(group.pack)).collect(),
-            packs: vec![(group.pack, row)],
-            ..Batch::default()
-        })?;
+        batch.packs = vec![(group.pack, row)];
+        self.index.apply(&batch)?;
         // Again: who takes the store over from now on reads the pack after this sync, but who
         // did before may have read it without these records.
         self.writable()?.check()?;
         Ok(refused)
+    }
+
+    /// Adds the row of an accepted record to a batch.
+    fn add_row(&self, batch: &mut Batch, pack: PackId, pending: &Pending) -> Result<()> {
+        let (key, new) = pending.entry.row(pack);
+        if !pending.heals {
+            batch.put.push((key, new));
+            return Ok(());
+        }
+        // What stands below it was not looked at: it is as alive as it was.
+        match self.index.find(&key)? {
+            Some(old) => {
+                let new = Location { incomplete: old.incomplete, ..new };
+                batch.replace.push((key, old, new));
+            }
+            None => batch.put.push((key, Location { incomplete: new.kind.is_node(), ..new })),
+        }
+        Ok(())
     }
 
     /// Settles the chunks that nodes of the group wait for.
@@ -176,6 +195,6 @@ pub(crate) fn sealed_row(contents: &Contents) -> PackRow {
 }
 
 /// Returns the index rows of a pack's entries.
-pub(crate) fn keys_of(entries: &[Entry], pack: crate::ids::PackId) -> Vec<Key> {
+pub(crate) fn keys_of(entries: &[Entry], pack: PackId) -> Vec<Key> {
     entries.iter().map(|entry| entry.row(pack).0).collect()
 }

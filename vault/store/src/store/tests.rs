@@ -17,8 +17,11 @@ mod claims;
 mod crash;
 mod cut_rebuild;
 mod damage;
+#[allow(dead_code)]
+mod disks;
 mod forged;
 mod parity;
+mod repair;
 mod whole;
 
 /// The id of every store of these tests.

@@ -127,6 +127,11 @@ impl Lost {
         }
     }
 
+    /// Returns the places that are damaged or that the index does not lead to.
+    pub(super) fn places(&self) -> impl Iterator<Item = RecordPlace> {
+        self.objects.values().filter_map(|lost| lost.place)
+    }
+
     /// Returns the objects, and how many more there were.
     pub(super) fn into_list(self) -> (Vec<LostObject>, u64) {
         (self.objects.into_values().collect(), self.untold)

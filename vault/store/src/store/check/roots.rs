@@ -1,12 +1,12 @@
 //! LOG, receipts, and the snapshots that they name: what everything else must be reached from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use umbra_common::snapshot::Receipt;
 use umbra_common::{Kind, ObjectId, Reference};
 
 use crate::error::{Error, Result, chain};
-use crate::ids::{Digest, DomainId, Timestamp};
+use crate::ids::{Digest, DomainId, PackId, Timestamp};
 use crate::lock::Owner;
 use crate::log::{Replayed, replay};
 use crate::receipt::{MAX_RECEIPT_FILE_BYTES, decode, receipt_name, sequence_of};
@@ -53,6 +53,8 @@ pub(super) struct Roots {
     pub(super) log_end: u64,
     /// Receipts that were read and are right.
     pub(super) receipts: u64,
+    /// Places that are known to be damaged, by pack.
+    pub(super) quarantined: BTreeMap<PackId, BTreeSet<u64>>,
 }
 
 /// Reads LOG and receipts, and compares the one with the others.
@@ -98,7 +100,8 @@ pub(super) fn read(inner: &Inner, owner: Option<&Owner>, findings: &mut Findings
             list.insert(at, root);
         }
     }
-    Ok(Roots { list, log_end: replayed.state.sequence, receipts })
+    let log_end = replayed.state.sequence;
+    Ok(Roots { list, log_end, receipts, quarantined: replayed.state.quarantined })
 }
 
 fn note_log_damage(replayed: &mut Replayed, owner: Option<&Owner>, findings: &mut Findings) {

@@ -9,7 +9,7 @@ fn packs_of(vfs: &SimVfs) -> Vec<String> {
     vfs.files().into_iter().filter(|name| is_pack(name)).collect()
 }
 
-fn bytes_of(vfs: &SimVfs, name: &str) -> Vec<u8> {
+pub(super) fn bytes_of(vfs: &SimVfs, name: &str) -> Vec<u8> {
     let mut found = Vec::new();
     assert!(vfs.damage(name, |bytes| found.clone_from(bytes)), "{name}");
     found
