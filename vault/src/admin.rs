@@ -15,6 +15,7 @@ use crate::clock::now;
 use crate::enrol::{self, NewToken, TokenMade};
 use crate::error::{Result, VaultError, chain};
 use crate::place::Place;
+use crate::repair::{Repair, Repaired};
 use crate::report::{self, MachineReport, Status};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -44,6 +45,8 @@ pub enum Request {
     Token(NewToken),
     /// Make the index anew.
     RebuildIndex,
+    /// Read everything, and make damage good.
+    Repair(Repair),
     /// Let a key in as the owner, while this connection lasts.
     Grant {
         /// The key's name, hexadecimal.
@@ -80,6 +83,8 @@ pub enum Answer {
         /// Nodes that miss a descendant.
         incomplete: u64,
     },
+    /// To [`Request::Repair`].
+    Repaired(Box<Repaired>),
     /// To [`Request::Grant`].
     Granted {
         /// Where to connect from this machine.
@@ -160,6 +165,7 @@ pub fn answer(
             let report = store.rebuild_index(now()).map_err(|error| place.store_error(error))?;
             Ok(report.into())
         }
+        Request::Repair(repair) => Ok(Answer::Repaired(Box::new(repair.run(store, place)?))),
         Request::Grant { .. } => Err(VaultError::Internal("nothing is served here")),
     }
 }

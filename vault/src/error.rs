@@ -111,7 +111,7 @@ fn since(error: &StoreError) -> String {
 fn store_code(error: &StoreError) -> u8 {
     match error.root() {
         StoreError::NotAStore { .. } => 10,
-        StoreError::Locked { .. } | StoreError::LockLost { .. } => 11,
+        StoreError::Locked { .. } | StoreError::LockLost { .. } | StoreError::Busy => 11,
         StoreError::Unsupported { .. } => 13,
         StoreError::NoSpace { .. } => 14,
         StoreError::Corrupt { .. } | StoreError::Decode { .. } | StoreError::WrongBytes { .. } => 4,
@@ -124,6 +124,7 @@ fn store_hint(error: &StoreError, dir: &str) -> Option<String> {
         StoreError::NotAStore { .. } => {
             Some(format!("make a store with `umbra-vault init {dir}`, or name another directory"))
         }
+        StoreError::Busy => Some("wait for that to end, then run this again".to_owned()),
         StoreError::Locked { .. } => {
             Some("wait for that command to end; `umbra --wait SECONDS` waits longer".to_owned())
         }
@@ -174,7 +175,9 @@ pub(crate) fn refusal(error: &StoreError) -> Refusal {
         StoreError::Corrupt { .. } | StoreError::Decode { .. } | StoreError::WrongBytes { .. } => {
             RefusalCode::Damaged
         }
-        StoreError::Locked { .. } | StoreError::LockLost { .. } => RefusalCode::Busy,
+        StoreError::Locked { .. } | StoreError::LockLost { .. } | StoreError::Busy => {
+            RefusalCode::Busy
+        }
         StoreError::Unsupported { .. } => RefusalCode::Version,
         StoreError::Limit { .. } => RefusalCode::Usage,
         _ => RefusalCode::Failed,

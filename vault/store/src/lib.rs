@@ -43,10 +43,11 @@ pub use session::{
     Base, Commit, CommitRequest, OnSettled, Put, Session, SessionInfo, SessionStats, Settled,
 };
 pub use store::check::{
-    CheckOptions, CheckReport, Finding, FindingKind, Findings, HitPath, IndexChecked, LossCause,
-    LostObject, Reach, ReadData, RecordPlace, SnapshotHit, check,
+    CheckOptions, CheckProgress, CheckReport, Finding, FindingKind, Findings, HitPath,
+    IndexChecked, LossCause, LostObject, Reach, ReadData, RecordPlace, SnapshotHit, check,
 };
 pub use store::repair::{PackRepair, RepairOptions, RepairReport};
+pub use store::salvage::{SalvageOptions, SalvageReport, salvage};
 pub use store::{Damage, InitOptions, OpenMode, OpenOptions, RebuildReport, Store, StoreStatus};
 pub use umbra_common::snapshot::Receipt;
 pub use umbra_common::wire::{Codec, Object};

@@ -32,6 +32,7 @@ mod read;
 mod receipts;
 mod recover;
 pub(crate) mod repair;
+pub(crate) mod salvage;
 mod settle;
 mod tolerant;
 

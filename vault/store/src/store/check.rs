@@ -13,6 +13,7 @@
 //! stood in the index before the pack was sealed.
 
 use std::collections::{BTreeSet, HashSet};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use umbra_common::Reference;
@@ -82,12 +83,28 @@ pub struct CheckOptions {
     pub cipher: Option<Arc<dyn Cipher>>,
     /// How much is read.
     pub read: ReadData,
+    /// Bytes of packs that are read in a second, at most.
+    pub limit_bytes: Option<NonZeroU64>,
+    /// Told after each pack that was read.
+    pub progress: Option<Box<dyn Fn(CheckProgress) + Send + Sync>>,
+}
+
+/// How far the reading of packs is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CheckProgress {
+    /// Packs that were read.
+    pub packs: u64,
+    /// Packs that are to be read.
+    pub packs_total: u64,
+    /// Bytes that were read.
+    pub bytes: u64,
 }
 
 impl CheckOptions {
     /// The usual options.
     pub fn new(index: Box<dyn IndexOpener>, read: ReadData) -> Self {
-        Self { index, objects: None, cipher: None, read }
+        let (limit_bytes, progress) = (None, None);
+        Self { index, objects: None, cipher: None, read, limit_bytes, progress }
     }
 }
 
@@ -104,7 +121,7 @@ pub fn check(vfs: &Arc<dyn Vfs>, options: &CheckOptions) -> Result<CheckReport> 
         let again = Structure::of(&inner, options)?;
         found = again.with_what_was_there_before(&found);
     }
-    let report = found.read_and_name(options.read)?;
+    let report = found.read_and_name(options)?;
     Ok(report)
 }
 
@@ -269,17 +286,21 @@ impl<'a> Structure<'a> {
     }
 
     /// Reads as much of the packs as was asked for, and tells whom the damage hits.
-    fn read_and_name(mut self, read: ReadData) -> Result<CheckReport> {
+    fn read_and_name(mut self, options: &CheckOptions) -> Result<CheckReport> {
         let list = &self.packs.list;
-        let (chosen, seed) = match read {
+        let (chosen, seed) = match options.read {
             ReadData::Nothing => (Vec::new(), None),
             ReadData::Everything => (list.clone(), None),
             ReadData::Share { millionths, seed } => {
                 (data::choose(list, millionths, seed), Some(seed))
             }
         };
-        let reading =
-            data::Reading { inner: self.inner, packs: &self.packs, unsound: &self.unsound };
+        let reading = data::Reading {
+            inner: self.inner,
+            packs: &self.packs,
+            unsound: &self.unsound,
+            options,
+        };
         let counts = reading.read(&chosen, &mut self.findings, &mut self.lost)?;
         let damaged_packs = self.damaged_packs(&counts.damaged);
         copies::look(self.inner, &self.packs, self.index.as_ref(), &mut self.lost)?;

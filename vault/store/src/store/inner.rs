@@ -81,7 +81,7 @@ impl PackNames {
     }
 
     /// Returns a new id and its number among the packs of this process.
-    fn next(&self) -> (PackId, u64) {
+    pub(crate) fn next(&self) -> (PackId, u64) {
         let number = self.last.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         let hash = blake3::keyed_hash(&self.seed, &number.to_le_bytes());
         let mut id = [0; 16];

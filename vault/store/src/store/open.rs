@@ -26,7 +26,7 @@ use crate::store::{InitOptions, OpenMode, OpenOptions, Store};
 use crate::vfs::{Access, Vfs, make_dirs, read_exact};
 
 /// The directories of a store.
-const DIRS: [&str; 7] = ["log", "keys", "receipts", "packs", "open", "index", "tmp"];
+pub(crate) const DIRS: [&str; 7] = ["log", "keys", "receipts", "packs", "open", "index", "tmp"];
 
 /// Makes a store; `FORMAT` comes last, so that a half-made one is none.
 pub(crate) fn init(vfs: &Arc<dyn Vfs>, options: &InitOptions) -> Result<()> {
@@ -52,7 +52,7 @@ pub(crate) fn init(vfs: &Arc<dyn Vfs>, options: &InitOptions) -> Result<()> {
 }
 
 /// Reads `FORMAT`.
-fn read_format(vfs: &dyn Vfs, mode: OpenMode) -> Result<StoreFormat> {
+pub(crate) fn read_format(vfs: &dyn Vfs, mode: OpenMode) -> Result<StoreFormat> {
     let file = vfs.open(FORMAT_NAME, Access::Read).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
             Error::NotAStore { reason: "it has no FORMAT file" }

@@ -255,7 +255,7 @@ impl Inner {
     }
 
     /// Returns the object of an entry where its record is sound and its id proven.
-    fn sound_object(&self, entry: &Entry, bytes: &[u8], path: &str) -> Option<Object> {
+    pub(crate) fn sound_object(&self, entry: &Entry, bytes: &[u8], path: &str) -> Option<Object> {
         let record = Record::verify(bytes, self.store).ok()?;
         let found = Entry::new(entry.offset, &record.header, record.refs.clone());
         let object = self.open_body(&record, path, entry.offset).ok()?;

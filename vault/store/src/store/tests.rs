@@ -22,6 +22,7 @@ mod disks;
 mod forged;
 mod parity;
 mod repair;
+mod salvage;
 mod whole;
 
 /// The id of every store of these tests.

@@ -43,6 +43,8 @@ struct Disk {
     free_bytes: u64,
     /// Files whose medium gives their bytes up.
     unreadable: BTreeSet<usize>,
+    /// Parts of files that cannot be read.
+    unreadable_ranges: Vec<(usize, std::ops::Range<u64>)>,
 }
 
 #[derive(Clone, Default)]
@@ -237,6 +239,14 @@ impl SimVfs {
         disk.unreadable.insert(number)
     }
 
+    /// Lets every reading of these bytes of a file fail with EIO; false where there is no such file.
+    pub fn make_unreadable_at(&self, path: &str, range: std::ops::Range<u64>) -> bool {
+        let mut disk = self.disk();
+        let Some(number) = disk.names.get(path).copied() else { return false };
+        disk.unreadable_ranges.push((number, range));
+        true
+    }
+
     /// Removes a file behind everybody's back; false where there is none.
     pub fn lose(&self, path: &str) -> bool {
         let mut disk = self.disk();
@@ -398,7 +408,11 @@ impl SimHandle {
 impl VfsFile for SimHandle {
     fn pread(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         self.with(|disk| {
-            if disk.unreadable.contains(&self.file) {
+            let end = offset.saturating_add(wide(buf.len()));
+            let hit = |(file, range): &(usize, std::ops::Range<u64>)| {
+                *file == self.file && range.start < end && offset < range.end
+            };
+            if disk.unreadable.contains(&self.file) || disk.unreadable_ranges.iter().any(hit) {
                 return Err(io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error()));
             }
             let file = disk.files.get(self.file).ok_or_else(eio)?;

@@ -3,8 +3,10 @@
 //! One thread a processor, each with one pack in memory.
 
 use std::collections::{BTreeSet, HashSet};
+use std::num::NonZeroU64;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use umbra_common::Reference;
 use umbra_common::wire::Object;
@@ -17,6 +19,7 @@ use crate::pack::{Entry, Record, parity_name};
 use crate::store::check::lost::{LossCause, Lost, RecordPlace};
 use crate::store::check::packs::{Pack, Packs};
 use crate::store::check::report::{Finding, FindingKind, Findings};
+use crate::store::check::{CheckOptions, CheckProgress};
 use crate::store::contents::range;
 use crate::store::inner::{Inner, locked};
 
@@ -78,6 +81,28 @@ pub(super) fn choose(packs: &[Pack], millionths: u32, seed: u64) -> Vec<Pack> {
     chosen
 }
 
+/// Keeps the reading of packs below so many bytes a second.
+struct Pace {
+    limit: Option<NonZeroU64>,
+    began: Instant,
+    bytes: AtomicU64,
+}
+
+impl Pace {
+    fn new(limit: Option<NonZeroU64>) -> Self {
+        Self { limit, began: Instant::now(), bytes: AtomicU64::new(0) }
+    }
+
+    /// Waits until it is time to read so many bytes more.
+    fn wait(&self, bytes: u64) {
+        let Some(limit) = self.limit else { return };
+        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let due_ms = before.saturating_mul(1_000).checked_div(limit.get()).unwrap_or(0);
+        let due = Duration::from_millis(due_ms);
+        std::thread::sleep(due.saturating_sub(self.began.elapsed()));
+    }
+}
+
 /// What is read.
 #[derive(Clone, Copy)]
 pub(super) struct Reading<'a> {
@@ -85,6 +110,7 @@ pub(super) struct Reading<'a> {
     pub(super) packs: &'a Packs<'a>,
     /// Packs whose header or table is damaged.
     pub(super) unsound: &'a HashSet<PackId>,
+    pub(super) options: &'a CheckOptions,
 }
 
 impl Reading<'_> {
@@ -98,6 +124,7 @@ impl Reading<'_> {
         findings: &mut Findings,
         lost: &mut Lost,
     ) -> Result<ReadCounts> {
+        let pace = Pace::new(self.options.limit_bytes);
         let next = AtomicUsize::new(0);
         let failed = AtomicBool::new(false);
         let read = Mutex::new(Read::default());
@@ -105,6 +132,7 @@ impl Reading<'_> {
         let work = || {
             while !failed.load(Ordering::Relaxed) {
                 let Some(pack) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
+                pace.wait(pack.len);
                 match self.read_pack(pack) {
                     Ok(found) => {
                         let mut read = locked(&read);
@@ -112,6 +140,11 @@ impl Reading<'_> {
                         read.bytes = read.bytes.saturating_add(found.bytes);
                         read.bad.extend(found.bad);
                         read.parity.extend(found.parity);
+                        let (packs, bytes) = (read.packs, read.bytes);
+                        drop(read);
+                        if let Some(tell) = &self.options.progress {
+                            tell(CheckProgress { packs, packs_total: wide(chosen.len()), bytes });
+                        }
                     }
                     Err(error) => {
                         locked(&first_error).get_or_insert(error);

@@ -159,7 +159,8 @@ impl Inner {
         Ok(rebuilt)
     }
 
-    fn scanned(&self, pack: PackId, bytes: &[u8]) -> Contents {
+    /// Makes a table of the records that a scan finds.
+    pub(crate) fn scanned(&self, pack: PackId, bytes: &[u8]) -> Contents {
         let name = sealed_name(pack);
         let (records, _) = scan(bytes, wide(PACK_HEADER_BYTES), self.store);
         let entries: Vec<Entry> = records.iter().filter_map(|f| self.proven(f, &name)).collect();

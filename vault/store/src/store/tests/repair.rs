@@ -445,6 +445,25 @@ fn a_crash_at_every_operation_of_a_repair() {
 }
 
 #[test]
+fn a_check_keeps_below_its_limit_and_tells_how_far_it_is() {
+    let world = world();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let vfs: Arc<dyn Vfs> = Arc::new(world.vfs.clone());
+    let mut options = CheckOptions::new(world.rig.opener(), ReadData::Everything);
+    let sink = Arc::clone(&told);
+    options.progress = Some(Box::new(move |progress| locked(&sink).push(progress)));
+    let bytes = check(&vfs, &options).unwrap().bytes;
+    let whole = locked(&told).iter().max_by_key(|progress| progress.packs).copied().unwrap();
+    assert_eq!((whole.packs, whole.bytes), (whole.packs_total, bytes));
+    assert_eq!(locked(&told).len() as u64, whole.packs);
+    // All but the last pack are waited for.
+    options.limit_bytes = std::num::NonZeroU64::new(bytes * 4);
+    let began = std::time::Instant::now();
+    check(&vfs, &options).unwrap();
+    assert!(began.elapsed().as_millis() > 5, "{:?}", began.elapsed());
+}
+
+#[test]
 fn a_repair_and_a_rebuild_keep_each_other_out() {
     let world = world();
     let store = world.rig.open();
