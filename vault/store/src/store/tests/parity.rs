@@ -121,3 +121,35 @@ fn a_fault_while_parity_is_made_hurts_nothing() {
         }
     }
 }
+
+/// What parity costs a backup: `cargo test -p umbra-store --release -- --ignored --nocapture cost`.
+#[test]
+#[ignore = "a measurement"]
+fn cost() {
+    let bytes = content(3, 16 << 20);
+    let began = std::time::Instant::now();
+    for _ in 0..8 {
+        Parity::make(STORE, crate::ids::PackId([1; 16]), &bytes).unwrap();
+    }
+    println!("parity of 16 MiB: {:?}", began.elapsed() / 8);
+    let chunks: Vec<Object> =
+        (0..3_200u64).map(|n| object(Kind::Chunk, &[], &content(n * 3, 128 << 10))).collect();
+    for round in 0..3 {
+        for parity in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let vfs: Arc<dyn Vfs> = Arc::new(RealVfs::new(dir.path()));
+            Store::init(&vfs, &InitOptions { store: STORE, now: Timestamp(1) }).unwrap();
+            let index = Box::new(MemoryIndexOpener);
+            let owner = OpenOptions::owner(index, fresh_seed(), 1, Timestamp(1));
+            let store = Store::open(vfs, OpenOptions { parity, ..owner }).unwrap();
+            let began = std::time::Instant::now();
+            let agent = begin(&store, "d", None);
+            put_all(&store, &agent, &chunks);
+            store.flush().unwrap();
+            let flushed = began.elapsed();
+            drop(agent);
+            store.close().unwrap();
+            println!("{round} parity {parity}: flushed {flushed:?}, closed {:?}", began.elapsed());
+        }
+    }
+}
