@@ -249,7 +249,8 @@ fn nodes() -> Result<()> {
 }
 
 fn store() -> Result<()> {
-    for line in golden("store.txt")?.lines() {
+    let lines = [golden("store.txt")?, golden("parity.txt")?].concat();
+    for line in lines.lines() {
         let Some((name, bytes)) = line.split_once(' ') else { continue };
         let bytes = unhex(bytes);
         match name {
@@ -266,6 +267,10 @@ fn store() -> Result<()> {
                 seed("pack", "first-record-damaged", &[&[0], &damaged])?;
                 let at = bytes.windows(8).position(|window| window == b"UMBRAFTR");
                 seed("footer", "golden", &[&[0], &bytes[at.ok_or("a footer")?..]])?;
+            }
+            "parity" => {
+                seed("parity", "golden", &[&[0], &bytes])?;
+                seed("parity", "golden-check-kept", &[&[1], &bytes])?;
             }
             "log" => {
                 seed("log", "golden", &[&[0], &bytes])?;

@@ -37,6 +37,7 @@ pub const TARGETS: &[Target] = &[
     ("receipt", snapshots::receipt),
     ("pack", umbra_store::testing::fuzz::pack),
     ("footer", umbra_store::testing::fuzz::footer),
+    ("parity", umbra_store::testing::fuzz::parity),
     ("log", umbra_store::testing::fuzz::log),
     ("format", umbra_store::testing::fuzz::format),
     ("lock", umbra_store::testing::fuzz::lock),

@@ -17,6 +17,7 @@ use crate::collect::{GcAsked, GcDone};
 use crate::enrol::{self, NewToken, TokenMade};
 use crate::error::{Result, VaultError, chain};
 use crate::place::Place;
+use crate::repair::{Repair, Repaired};
 use crate::report::{self, MachineReport, Status};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -60,6 +61,8 @@ pub enum Request {
     Care(CareRequest),
     /// Hold snapshots, or let them go.
     Hold(HoldRequest),
+    /// Read everything, and make damage good.
+    Repair(Repair),
     /// Let a key in as the owner, while this connection lasts.
     Grant {
         /// The key's name, hexadecimal.
@@ -104,6 +107,8 @@ pub enum Answer {
     Care(CareDone),
     /// To [`Request::Hold`].
     Hold(HoldDone),
+    /// To [`Request::Repair`].
+    Repaired(Box<Repaired>),
     /// To [`Request::Grant`].
     Granted {
         /// Where to connect from this machine.
@@ -195,6 +200,7 @@ pub fn answer(
         }
         Request::Care(asked) => Ok(Answer::Care(care::change(store, place, asked)?)),
         Request::Hold(asked) => Ok(Answer::Hold(care::hold(store, place, asked)?)),
+        Request::Repair(repair) => Ok(Answer::Repaired(Box::new(repair.run(store, place)?))),
         Request::Grant { .. } => Err(VaultError::Internal("nothing is served here")),
     }
 }

@@ -97,14 +97,25 @@ enum Command {
     /// While a hold lasts, nothing of it is forgotten and no space of it is given back, of
     /// snapshots to come either.
     Hold(hold::HoldArgs),
-    /// Look for damage and name the snapshots and files that it hits; changes nothing.
-    ///
-    /// Works on a stopped store and beside a running vault. Exit code 4 where damage was found.
-    Check(check::CheckArgs),
     /// Give back the space of what no snapshot needs.
     ///
     /// Runs beside backups and restores; waits for the backups that began before it.
     Gc(gc::GcArgs),
+    /// Look for damage and name the snapshots and files that it hits; repair it on request.
+    ///
+    /// Works on a stopped store and beside a running vault. Exit code 4 where damage was found.
+    Check(check::CheckArgs),
+    /// Copy what can still be read of a store on a failing disk into a new directory.
+    ///
+    /// The copy is the same store, for the same agents; use only the copy from then on. What is
+    /// lost is named as by a check; exit code 4 where something is.
+    Salvage {
+        #[command(flatten)]
+        store: StoreArg,
+        /// A new or empty directory, on another disk.
+        #[arg(long, value_name = "DIR")]
+        to: PathBuf,
+    },
     /// Make the index anew from packs, receipts and LOG.
     RebuildIndex(StoreArg),
     /// Print a completion script for a shell.
@@ -204,6 +215,9 @@ fn run(cli: &Cli, output: &Output) -> Result<u8> {
         Command::Hold(args) => hold::run(&place(cli, &args.store)?, args, output),
         Command::Check(args) => check::run(&place(cli, &args.store)?, args, output),
         Command::Gc(args) => gc::run(&place(cli, &args.store)?, args, output),
+        Command::Salvage { store, to } => {
+            check::salvage(&place(cli, store)?, &Place::new(to), output)
+        }
         Command::RebuildIndex(store) => rebuild(&place(cli, store)?, output),
         Command::Completions { shell } => housekeeping::completions(*shell, Cli::command()),
         Command::Man { dir } => housekeeping::man(dir, Cli::command(), output),

@@ -13,6 +13,7 @@ mod config;
 mod enrol;
 mod error;
 mod place;
+mod repair;
 mod report;
 mod signals;
 

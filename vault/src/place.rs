@@ -8,7 +8,7 @@ use std::sync::Arc;
 use umbra_net::Identity;
 use umbra_store::{
     CheckOptions, CheckReport, Error as StoreError, InitOptions, OpenMode, OpenOptions, ReadData,
-    RealVfs, Store, StoreId, Vfs,
+    RealVfs, SalvageOptions, SalvageReport, Store, StoreId, Vfs,
 };
 
 /// How a store is opened.
@@ -109,14 +109,48 @@ impl Place {
         Ok(OpenStore { store: Arc::new(store), place: self.clone() })
     }
 
+    /// Returns the usual options of a check.
+    pub fn check_options(&self, read: ReadData) -> CheckOptions {
+        CheckOptions::new(self.index(), read)
+    }
+
     /// Checks the store without changing it, beside whoever owns it.
     ///
     /// # Errors
     /// [`VaultError::Store`]; damage stands in the report.
-    pub fn check(&self, read: ReadData) -> Result<CheckReport> {
+    pub fn check(&self, options: &CheckOptions) -> Result<CheckReport> {
         let vfs: Arc<dyn Vfs> = Arc::new(RealVfs::new(&self.dir));
-        let options = CheckOptions::new(self.index(), read);
-        umbra_store::check(&vfs, &options).map_err(|error| self.store_error(error))
+        umbra_store::check(&vfs, options).map_err(|error| self.store_error(error))
+    }
+
+    /// Copies what verifies into a new or empty directory, with the vault's key; tells whether the
+    /// key came along.
+    ///
+    /// # Errors
+    /// [`VaultError::Store`], [`VaultError::Io`]; what is lost stands in the report.
+    pub fn salvage(&self, to: &Self) -> Result<(SalvageReport, bool)> {
+        make_durably(&to.dir).map_err(|source| to.io("cannot make the directory", source))?;
+        let from: Arc<dyn Vfs> = Arc::new(RealVfs::new(&self.dir));
+        let target: Arc<dyn Vfs> = Arc::new(RealVfs::new(&to.dir));
+        let options = SalvageOptions { seed: random()?, now: now() };
+        let report = umbra_store::salvage(&from, &target, &options).map_err(|error| {
+            // Which of the two it is, the error itself names.
+            match error.root() {
+                StoreError::NotEmpty { .. } => to.store_error(error),
+                _ => self.store_error(error),
+            }
+        })?;
+        let Ok(identity) = Identity::read(&self.dir.join("keys").join("vault.key")) else {
+            return Ok((report, false));
+        };
+        let keys = to.dir.join("keys");
+        std::fs::set_permissions(&keys, PermissionsExt::from_mode(0o700))
+            .map_err(|source| to.io("cannot close the directory keys", source))?;
+        identity.write_new(&keys.join("vault.key"))?;
+        std::fs::File::open(&keys)
+            .and_then(|dir| dir.sync_all())
+            .map_err(|source| to.io("cannot sync the directory keys", source))?;
+        Ok((report, true))
     }
 
     /// Reads the store's id from its `FORMAT` file (docs/formats/store.md), without opening it.

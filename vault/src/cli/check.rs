@@ -1,5 +1,10 @@
 //! `umbra-vault check`.
 
+mod repair;
+mod salvage;
+
+pub(super) use salvage::run as salvage;
+
 use super::StoreArg;
 use super::output::{Output, size};
 use crate::clock::{random, rfc3339};
@@ -7,6 +12,7 @@ use crate::error::Result;
 use crate::place::Place;
 use clap::Args;
 use serde_json::{Value, json};
+use std::num::NonZeroU64;
 use umbra_common::overlay::{display, text_of};
 use umbra_store::{
     CheckReport, Finding, HitPath, IndexChecked, LossCause, Reach, ReadData, SnapshotHit,
@@ -33,6 +39,16 @@ pub(super) struct CheckArgs {
     /// Chooses the same packs as the check that printed this number.
     #[arg(long, value_name = "NUMBER", requires = "read_data_subset")]
     seed: Option<u64>,
+    /// Read everything and make damage good: from parity, from other copies, and so that the next
+    /// backup sends again what is lost. Exit code 4 where something is.
+    #[arg(long, conflicts_with = "read_data_subset")]
+    repair: bool,
+    /// Only say what a repair would do.
+    #[arg(long, requires = "repair")]
+    dry_run: bool,
+    /// Read at most so much a second: a number of bytes, or with K, M or G.
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    limit: Option<NonZeroU64>,
 }
 
 impl CheckArgs {
@@ -53,16 +69,33 @@ impl CheckArgs {
 
 /// Checks the store; returns the exit code.
 pub(super) fn run(place: &Place, args: &CheckArgs, output: &Output) -> Result<u8> {
-    let read = args.read()?;
-    let report = place.check(read)?;
-    head(place, &report, read, output)?;
-    findings(&report, output)?;
+    let (read, repaired) = match args.repair {
+        // What was read for the repair is known by now: the tables tell what is left.
+        true => (ReadData::Nothing, Some(repair::run(place, args, output)?)),
+        false => (args.read()?, None),
+    };
+    let mut options = place.check_options(read);
+    options.limit_bytes = args.limit;
+    options.progress = output.progress();
+    let report = place.check(&options)?;
+    tell(place, &report, read, output)?;
+    let mut last = summary(place, &report);
+    let found = repaired.as_ref().is_some_and(|done| done.dry_run && done.findings > 0);
+    if let (Some(done), Some(fields)) = (repaired, last.as_object_mut()) {
+        fields.insert("repair".to_owned(), repair::object_of(&done));
+    }
+    output.summary(last)?;
+    Ok(if report.is_damaged() || found { 4 } else { 0 })
+}
+
+/// Says what a check found.
+fn tell(place: &Place, report: &CheckReport, read: ReadData, output: &Output) -> Result<()> {
+    head(place, report, read, output)?;
+    findings(report, output)?;
     for (number, hit) in report.snapshots.iter().enumerate() {
         snapshot(hit, number < SHOWN_SNAPSHOTS, output)?;
     }
-    verdict(place, &report, output)?;
-    output.summary(summary(place, &report))?;
-    Ok(if report.is_damaged() { 4 } else { 0 })
+    verdict(place, report, output)
 }
 
 fn head(place: &Place, report: &CheckReport, read: ReadData, output: &Output) -> Result<()> {
@@ -84,6 +117,9 @@ fn head(place: &Place, report: &CheckReport, read: ReadData, output: &Output) ->
         IndexChecked::NotCompared(reason) => {
             output.text(&format!("the index was not compared: {reason}"))?;
         }
+    }
+    if report.packs_without_parity > 0 {
+        output.text(&format!("{} packs have no parity yet", report.packs_without_parity))?;
     }
     match read {
         ReadData::Nothing => output.text("no data was read: --read-data reads every record"),
@@ -243,7 +279,8 @@ fn verdict(place: &Place, report: &CheckReport, output: &Output) -> Result<()> {
         output.text(&format!("next: umbra-vault rebuild-index --store {dir}"))
     } else {
         output.text(&format!(
-            "next: keep a copy of {dir} before anything else; what is not named can be restored"
+            "next: umbra-vault check --repair --store {dir}; on a failing disk first umbra-vault \
+             salvage --store {dir} --to DIR"
         ))
     }
 }
@@ -281,10 +318,26 @@ fn summary(place: &Place, report: &CheckReport) -> Value {
         "bytes_void": report.bytes_void,
         "receipts": report.receipts,
         "seed": report.seed,
+        "packs_without_parity": report.packs_without_parity,
         "findings": by_kind,
         "objects_lost": lost_total(report),
         "snapshots_hit": report.snapshots.len(),
     })
+}
+
+/// Reads a number of bytes a second.
+fn rate(text: &str) -> Result<NonZeroU64, String> {
+    let wrong = || "use a number of bytes above 0, such as 500K, 50M or 1G".to_owned();
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match text.get(digits.len()..).unwrap_or_default() {
+        "" => 1_u64,
+        "K" | "k" => 1 << 10,
+        "M" => 1 << 20,
+        "G" => 1 << 30,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = digits.parse().map_err(|_| wrong())?;
+    number.checked_mul(unit).and_then(NonZeroU64::new).ok_or_else(wrong)
 }
 
 /// Reads a share in percent, to four places: in millionths.
@@ -304,7 +357,16 @@ fn percent(text: &str) -> Result<u32, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::percent;
+    use super::{percent, rate};
+
+    #[test]
+    fn rates() {
+        assert_eq!(rate("50M").map(|rate| rate.get()), Ok(50 << 20));
+        assert_eq!(rate("7").map(|rate| rate.get()), Ok(7));
+        for bad in ["", "0", "0M", "-1", "1T", "M", "1.5M", "999999999999G"] {
+            assert!(rate(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn shares() {

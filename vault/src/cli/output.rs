@@ -3,7 +3,13 @@
 use crate::error::{Result, VaultError};
 use crate::report::{MachineReport, Status};
 use serde_json::{Value, json};
-use std::io::Write;
+use std::io::{IsTerminal, Write};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+use umbra_store::CheckProgress;
+
+/// How often a long check says how far it is.
+const PROGRESS_PAUSE: Duration = Duration::from_secs(10);
 
 /// Where results go.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +36,28 @@ impl Output {
             fields.insert("type".to_owned(), kind.into());
         }
         write_line(&object.to_string())
+    }
+
+    /// Returns what tells on standard error, now and then, how far a check is; `None` for
+    /// programs, and where nobody looks.
+    pub(super) fn progress(&self) -> Option<Box<dyn Fn(CheckProgress) + Send + Sync>> {
+        if self.json || !std::io::stderr().is_terminal() {
+            return None;
+        }
+        let last = Mutex::new(Instant::now());
+        Some(Box::new(move |progress| {
+            let Ok(mut last) = last.try_lock() else { return };
+            if last.elapsed() >= PROGRESS_PAUSE {
+                *last = Instant::now();
+                let line = format!(
+                    "read {} of {} packs, {}\n",
+                    progress.packs,
+                    progress.packs_total,
+                    size(progress.bytes)
+                );
+                let _ = std::io::stderr().lock().write_all(line.as_bytes());
+            }
+        }))
     }
 
     /// Prints the last object.

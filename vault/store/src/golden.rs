@@ -9,8 +9,10 @@ use umbra_common::{Kind, Reference};
 
 use crate::format::StoreFormat;
 use crate::ids::{DomainId, PackId, StoreId, Timestamp};
-use crate::log::golden_segment;
-use crate::pack::{Contents, Entry, PackHeader, PackKind, Record, RecordDraft, RecordHeader};
+use crate::log::{golden_quarantine_segment, golden_segment};
+use crate::pack::{
+    Contents, Entry, PackHeader, PackKind, Parity, Record, RecordDraft, RecordHeader,
+};
 
 const STORE: StoreId = StoreId(*b"golden-store-id!");
 const PACK: PackId = PackId(*b"golden-pack-id!!");
@@ -78,6 +80,51 @@ fn pack() -> Vec<u8> {
     bytes
 }
 
+/// The bytes that the golden parity is of: a pack's worth of shards that are not all alike.
+fn three_shards() -> Vec<u8> {
+    let mut bytes = vec![0; 10_000];
+    blake3::Hasher::new().update(b"umbra golden parity").finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+#[test]
+fn golden_parity() {
+    let object = Parity::make(STORE, PACK, &three_shards()).unwrap();
+    let made = format!(
+        "# Golden bytes of a parity object: docs/formats/pack.md.\n\
+         # Made by vault/store/src/golden.rs; checked by docs/formats/store_formats.py.\n\
+         parity {}\n",
+        hex(&object)
+    );
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let path = root.join("testdata/formats/v1/parity.txt");
+    if !path.exists() && std::env::var_os("UMBRA_WRITE_GOLDEN").is_some() {
+        std::fs::write(&path, &made).unwrap();
+    }
+    let frozen = std::fs::read_to_string(&path).unwrap();
+    assert!(made == frozen, "the parity changed: packs could not be made anew");
+    let last = three_shards().split_off(4096);
+    let parity = Parity::decode(&object, "golden").unwrap();
+    let without_first = [vec![0; 4096], last].concat();
+    assert_eq!(parity.reconstruct(&without_first, &object), Some(three_shards()));
+}
+
+#[test]
+fn golden_quarantine() {
+    let made = format!(
+        "# Golden bytes of the LOG's entries 24 and 25: docs/formats/log.md.\n\
+         # Made by vault/store/src/golden.rs; checked by docs/formats/store_formats.py.\n\
+         log {}\n",
+        hex(&golden_quarantine_segment(STORE, PACK))
+    );
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let path = root.join("testdata/formats/v1/quarantine.txt");
+    if !path.exists() && std::env::var_os("UMBRA_WRITE_GOLDEN").is_some() {
+        std::fs::write(&path, &made).unwrap();
+    }
+    assert!(std::fs::read_to_string(&path).unwrap() == made, "the entries changed");
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -122,8 +169,10 @@ fn golden_bytes_by_the_pages_alone() {
         println!("SKIP: needs python3 with the package blake3");
         return;
     }
-    let golden = root.join("testdata/formats/v1/store.txt");
-    let out = run(&[check.as_os_str(), golden.as_os_str()]).unwrap();
-    let text = String::from_utf8_lossy(&out.stderr).into_owned();
-    assert!(out.status.success(), "{text}");
+    for golden in ["store.txt", "parity.txt", "quarantine.txt"] {
+        let golden = root.join("testdata/formats/v1").join(golden);
+        let out = run(&[check.as_os_str(), golden.as_os_str()]).unwrap();
+        let text = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(out.status.success(), "{text}");
+    }
 }

@@ -48,10 +48,12 @@ pub use session::{
     Base, Commit, CommitRequest, OnSettled, Put, Session, SessionInfo, SessionStats, Settled,
 };
 pub use store::check::{
-    CheckOptions, CheckReport, Finding, FindingKind, Findings, HitPath, IndexChecked, LossCause,
-    LostObject, Reach, ReadData, RecordPlace, SnapshotHit, check,
+    CheckOptions, CheckProgress, CheckReport, Finding, FindingKind, Findings, HitPath,
+    IndexChecked, LossCause, LostObject, Reach, ReadData, RecordPlace, SnapshotHit, check,
 };
 pub use store::gc::{GcOptions, GcReport, ReaderPin};
+pub use store::repair::{PackRepair, RepairOptions, RepairReport};
+pub use store::salvage::{SalvageOptions, SalvageReport, salvage};
 pub use store::{
     Changed, Damage, HoldChanged, InitOptions, Intent, KeptSnapshot, KeptSnapshots, OpenMode,
     OpenOptions, RebuildReport, Store, StoreStatus,

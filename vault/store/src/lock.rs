@@ -27,9 +27,9 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// What the lock file says about its owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Owner {
-    pid: u32,
+    pub(crate) pid: u32,
     epoch: u64,
-    since: Timestamp,
+    pub(crate) since: Timestamp,
     /// It ended in order: everything that it wrote is durable.
     pub(crate) ended: bool,
 }

@@ -214,11 +214,29 @@ impl Inner {
 /// The bytes of a segment with one entry of each kind, for the golden test.
 #[cfg(test)]
 pub(crate) fn golden_segment(store: StoreId) -> Vec<u8> {
+    segment_of(store, entry::tests::one_of_each())
+}
+
+/// The same with the entries of quarantine.
+#[cfg(test)]
+pub(crate) fn golden_quarantine_segment(store: StoreId, pack: crate::ids::PackId) -> Vec<u8> {
+    let offsets = vec![0, 128, 70_000, 16 << 20];
+    let (lifted, all) = (vec![70_000], Vec::new());
+    let entries = vec![
+        Entry::Quarantined { pack, offsets },
+        Entry::QuarantineLifted { pack, offsets: lifted },
+        Entry::QuarantineLifted { pack, offsets: all },
+    ];
+    segment_of(store, entries)
+}
+
+#[cfg(test)]
+fn segment_of(store: StoreId, entries: Vec<Entry>) -> Vec<u8> {
     let time = Timestamp(1_700_000_000_000_000_000);
     let mut end = ChainEnd::default();
     let header = SegmentHeader { store, number: 1, after: end, epoch: 2, created: time };
     let mut bytes = header.encode();
-    for entry in entry::tests::one_of_each() {
+    for entry in entries {
         let (encoded, next) = LogRecord::encode(&entry, time, end);
         bytes.extend_from_slice(&encoded);
         end = next;

@@ -4,11 +4,13 @@
 
 mod footer;
 mod header;
+mod parity;
 mod record;
 mod scan;
 
 pub(crate) use footer::{Contents, Entry, TRAILER_BYTES};
 pub(crate) use header::{PACK_HEADER_BYTES, PackHeader, PackKind};
+pub(crate) use parity::Parity;
 pub(crate) use record::{Record, RecordDraft, RecordHeader};
 pub(crate) use scan::{Found, scan};
 
@@ -26,6 +28,11 @@ pub(crate) fn sealed_name(pack: PackId) -> String {
 /// Returns the name of the contents that stand beside a pack that could not get a footer.
 pub(crate) fn contents_name(pack: PackId) -> String {
     format!("{}.contents", sealed_name(pack))
+}
+
+/// Returns the name of the parity that stands beside a pack.
+pub(crate) fn parity_name(pack: PackId) -> String {
+    format!("{}.parity", sealed_name(pack))
 }
 
 /// Returns the name of an open pack.

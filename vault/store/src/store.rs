@@ -29,12 +29,16 @@ mod inner;
 mod kept;
 mod lane;
 mod open;
+mod parity;
 mod put;
 mod read;
 mod receipts;
 mod recover;
+pub(crate) mod repair;
 pub(crate) mod reserve;
+pub(crate) mod salvage;
 mod settle;
+mod tolerant;
 
 pub use forget::{Changed, HoldChanged, Intent};
 use inner::{IndexState, Inner, locked};
@@ -80,6 +84,8 @@ pub struct OpenOptions {
     /// A pack is sealed when its next record would pass this length: 16 MiB, and no more. Fewer
     /// let a simulation have many.
     pub pack_bytes: u64,
+    /// Parity is made beside sealed packs that are files of the store's directory.
+    pub parity: bool,
 }
 
 impl OpenOptions {
@@ -95,6 +101,7 @@ impl OpenOptions {
             cipher: None,
             group_commit: Duration::from_millis(50),
             pack_bytes: crate::pack::PACK_BYTES,
+            parity: true,
         }
     }
 
@@ -202,6 +209,13 @@ impl Store {
                 Error::io("start a thread for", "open", error)
             })?;
             store.threads.push(thread);
+        }
+        if store.inner.parity.is_open() {
+            let inner = Arc::clone(&store.inner);
+            let run = move || inner.run_parity();
+            // Without the thread there is just no parity.
+            let thread = std::thread::Builder::new().name("parity".to_owned()).spawn(run);
+            store.threads.extend(thread);
         }
         Ok(store)
     }
@@ -416,7 +430,7 @@ impl Store {
     /// until it is opened anew, which makes the index anew.
     ///
     /// # Errors
-    /// [`Error::ReadOnly`]; what the storage or the index says.
+    /// [`Error::ReadOnly`]; [`Error::Busy`] beside a repair; what the storage or the index says.
     pub fn rebuild_index(&self, now: Timestamp) -> Result<RebuildReport> {
         self.inner.writable()?;
         let _turn = self.inner.maintenance.begin("a rebuild of the index")?;
@@ -442,6 +456,7 @@ impl Store {
     fn end(&mut self) {
         self.inner.lanes.iter().for_each(Lane::seal_all);
         self.inner.lanes.iter().for_each(Lane::stop);
+        self.inner.parity.stop();
         for thread in self.threads.drain(..) {
             // A lane that panicked has told its waiters already.
             let _ = thread.join();

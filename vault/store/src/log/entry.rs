@@ -5,13 +5,16 @@ use std::collections::BTreeSet;
 use umbra_common::ObjectId;
 use umbra_common::wire::Fingerprint;
 
-use crate::ids::{Digest, MachineId, StoreId, Timestamp};
+use crate::ids::{Digest, MachineId, PackId, StoreId, Timestamp};
 use crate::retention::{Policy, Scope};
 
 mod encode;
 
 /// Most receipts that one entry of those below names: at 9 bytes each they fill half of it.
 pub(crate) const MAX_SEQUENCES: usize = 4_000;
+
+/// Most offsets of one entry: it stays far below the limit of a payload.
+const MAX_OFFSETS: usize = 4096;
 
 /// What a machine may do. The numbers stand in the LOG.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -85,6 +88,20 @@ pub enum Entry {
     SweepEnded {
         /// Its generation.
         generation: u64,
+    },
+    /// What stands at these places of a pack is damaged and read no more; 0 is its header.
+    Quarantined {
+        /// The pack.
+        pack: PackId,
+        /// Offsets of records, in bytes.
+        offsets: Vec<u64>,
+    },
+    /// The same places are sound again, or the pack is gone (then there are no offsets).
+    QuarantineLifted {
+        /// The pack.
+        pack: PackId,
+        /// Offsets of records, in bytes; none: all.
+        offsets: Vec<u64>,
     },
     /// Something that somebody did, for the record.
     Audit {
@@ -233,6 +250,8 @@ pub(crate) mod tests {
             Entry::SweepBegun { generation: 1, list: Digest([8; 32]) },
             Entry::Expunged { sequences: [1, 300].into() },
             Entry::SweepEnded { generation: 1 },
+            Entry::Quarantined { pack: PackId([9; 16]), offsets: vec![128, 70_000] },
+            Entry::QuarantineLifted { pack: PackId([9; 16]), offsets: vec![128] },
         ]
     }
 
@@ -321,6 +340,31 @@ pub(crate) mod tests {
         };
         assert!(rules(&["", "a", "b"]).is_ok());
         assert!(rules(&["b", "a"]).is_err() && rules(&["a", "a"]).is_err());
+    }
+
+    #[test]
+    fn quarantine_comes_and_goes() {
+        let pack = PackId([9; 16]);
+        let offsets: Vec<u64> = (0..10_000u64).map(|n| n * 4_000_000_000).collect();
+        let entries: Vec<Entry> = Entry::quarantine(pack, &offsets).collect();
+        assert_eq!(entries.len(), 3);
+        let mut state = LogState { sequence: 7, ..LogState::default() };
+        for entry in &entries {
+            assert!(entry.encode().len() < 60_000);
+            assert_eq!(Entry::decode(&entry.encode()).unwrap(), *entry);
+            state.apply(Timestamp(1), entry);
+        }
+        assert_eq!(state.quarantined[&pack].len(), 10_000);
+        assert_eq!(state.quarantine_sequence, 8);
+        for entry in Entry::lift(pack, &offsets[1..]) {
+            assert_eq!(Entry::decode(&entry.encode()).unwrap(), entry);
+            state.apply(Timestamp(1), &entry);
+        }
+        assert_eq!(state.quarantined[&pack], [0].into());
+        let gone = Entry::QuarantineLifted { pack, offsets: Vec::new() };
+        assert_eq!(Entry::decode(&gone.encode()).unwrap(), gone);
+        state.apply(Timestamp(1), &gone);
+        assert!(state.quarantined.is_empty());
     }
 
     #[test]

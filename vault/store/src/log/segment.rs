@@ -9,7 +9,7 @@ use crate::log::entry::Entry;
 
 const SEGMENT_MAGIC: [u8; 8] = *b"UMBRALOG";
 const SEGMENT_VERSION: u16 = 1;
-const ENTRY_MAGIC: [u8; 8] = *b"UMBRAENT";
+pub(crate) const ENTRY_MAGIC: [u8; 8] = *b"UMBRAENT";
 const ENTRY_VERSION: u16 = 1;
 
 /// Length of a segment's header in bytes.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use umbra_common::ObjectId;
 use umbra_common::wire::Fingerprint;
 
-use crate::ids::{Digest, MachineId, StoreId, Timestamp};
+use crate::ids::{Digest, MachineId, PackId, StoreId, Timestamp};
 use crate::log::entry::{Entry, HoldOn, Machine, Token};
 use crate::retention::{Policy, Scope};
 
@@ -35,6 +35,11 @@ pub struct LogState {
     pub gc_generation: u64,
     /// The sweep that has begun and not ended: hash of its list.
     pub sweep: Option<Digest>,
+    /// Places of packs that are damaged and read no more, by pack.
+    pub quarantined: BTreeMap<PackId, BTreeSet<u64>>,
+    /// Number of an entry that changed `quarantined`, such that every later one that did was
+    /// made durable together with it; 0: none did.
+    pub quarantine_sequence: u64,
     /// Number of the last entry; the first is 1.
     pub sequence: u64,
     /// The policy; keeps everything until one is set.
@@ -183,6 +188,19 @@ impl LogState {
             }
             Entry::ForgetUndone { sequences } => {
                 self.forgotten.retain(|sequence, _| !sequences.contains(sequence));
+            }
+            Entry::Quarantined { pack, offsets } => {
+                self.quarantined.entry(*pack).or_default().extend(offsets);
+                self.quarantine_sequence = self.sequence.saturating_add(1);
+            }
+            Entry::QuarantineLifted { pack, offsets } => {
+                if let Some(known) = self.quarantined.get_mut(pack) {
+                    known.retain(|offset| !offsets.is_empty() && !offsets.contains(offset));
+                    if known.is_empty() {
+                        self.quarantined.remove(pack);
+                    }
+                }
+                self.quarantine_sequence = self.sequence.saturating_add(1);
             }
             Entry::IndexLost { .. } | Entry::IndexRebuilt { .. } | Entry::Audit { .. } => {}
         }

@@ -275,6 +275,7 @@ impl Inner {
         pass(Point::AdoptTableWritten);
         self.journal.seal(&open_name(pack), &sealed_name(pack))?;
         pass(Point::AdoptSealed);
+        self.parity.sealed(pack);
         self.take_contents(contents)?;
         pass(Point::AdoptIndexed);
         Ok(())
@@ -336,7 +337,7 @@ impl Inner {
 
 /// Why a record was not taken anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Because {
+pub(crate) enum Because {
     /// Something it refers to is not there: it was never acknowledged.
     Orphan,
     /// It is not what its id says: it was never ours.
@@ -346,7 +347,10 @@ enum Because {
 }
 
 /// A session in which a store puts its own records anew.
-fn adopting_session(domain: DomainId, failed: &Arc<Mutex<Vec<(u64, Because)>>>) -> SessionState {
+pub(crate) fn adopting_session(
+    domain: DomainId,
+    failed: &Arc<Mutex<Vec<(u64, Because)>>>,
+) -> SessionState {
     let failed = Arc::clone(failed);
     let on_settled = Box::new(move |settled: Settled| {
         // A node whose child could not be written has failed for the same reason.

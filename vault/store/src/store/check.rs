@@ -12,7 +12,8 @@
 //! packs, index, tables. What a receipt names stood in the packs before it; what a table names
 //! stood in the index before the pack was sealed.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use umbra_common::Reference;
@@ -20,6 +21,7 @@ use umbra_common::Reference;
 use crate::bytes::wide;
 use crate::cipher::Cipher;
 use crate::error::Result;
+use crate::ids::PackId;
 use crate::index::IndexOpener;
 use crate::lock::{self, Ownership};
 use crate::objects::ObjectStore;
@@ -81,12 +83,28 @@ pub struct CheckOptions {
     pub cipher: Option<Arc<dyn Cipher>>,
     /// How much is read.
     pub read: ReadData,
+    /// Bytes of packs that are read in a second, at most.
+    pub limit_bytes: Option<NonZeroU64>,
+    /// Told after each pack that was read.
+    pub progress: Option<Box<dyn Fn(CheckProgress) + Send + Sync>>,
+}
+
+/// How far the reading of packs is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CheckProgress {
+    /// Packs that were read.
+    pub packs: u64,
+    /// Packs that are to be read.
+    pub packs_total: u64,
+    /// Bytes that were read.
+    pub bytes: u64,
 }
 
 impl CheckOptions {
     /// The usual options.
     pub fn new(index: Box<dyn IndexOpener>, read: ReadData) -> Self {
-        Self { index, objects: None, cipher: None, read }
+        let (limit_bytes, progress) = (None, None);
+        Self { index, objects: None, cipher: None, read, limit_bytes, progress }
     }
 }
 
@@ -103,7 +121,7 @@ pub fn check(vfs: &Arc<dyn Vfs>, options: &CheckOptions) -> Result<CheckReport> 
         let again = Structure::of(&inner, options)?;
         found = again.with_what_was_there_before(&found);
     }
-    let report = found.read_and_name(options.read)?;
+    let report = found.read_and_name(options)?;
     Ok(report)
 }
 
@@ -114,6 +132,8 @@ struct Structure<'a> {
     roots: Roots,
     packs: Packs<'a>,
     nodes: Nodes,
+    /// Packs whose header or table is damaged.
+    unsound: HashSet<PackId>,
     index: Option<Compared>,
     checked: IndexChecked,
     findings: Findings,
@@ -131,7 +151,8 @@ impl<'a> Structure<'a> {
             let reason = "it cannot be read; the next owner makes it anew";
             findings.add(Finding::at(FindingKind::Lock, lock::LOCK_NAME, 0, reason));
         }
-        let roots = roots::read(inner, ownership.owner.as_ref(), &mut findings)?;
+        let mut roots = roots::read(inner, ownership.owner.as_ref(), &mut findings)?;
+        let quarantined = std::mem::take(&mut roots.quarantined);
         let listed = Packs::list(inner)?;
         let (index, checked) =
             index::open(inner, &*options.index, roots.gc_generation, ownership.held, &mut findings);
@@ -140,8 +161,9 @@ impl<'a> Structure<'a> {
             inner,
             ownership,
             roots,
-            packs: listed.with_rows(rows),
+            packs: listed.with_rows(rows).with_quarantine(quarantined),
             nodes: Nodes::default(),
+            unsound: HashSet::new(),
             index,
             checked,
             findings,
@@ -154,6 +176,7 @@ impl<'a> Structure<'a> {
         found.compare_mark()?;
         let (unsound, chunks) = found.examine_packs()?;
         found.compare_rows(&unsound)?;
+        found.unsound = unsound;
         found.nodes.sort();
         let mut closure = Closure {
             packs: &found.packs,
@@ -188,15 +211,15 @@ impl<'a> Structure<'a> {
 
     /// Reads every table; returns the packs that have none that is sound, and how many chunks
     /// there are.
-    fn examine_packs(&mut self) -> Result<(HashSet<crate::ids::PackId>, u64)> {
+    fn examine_packs(&mut self) -> Result<(HashSet<PackId>, u64)> {
         let mut unsound = HashSet::new();
         let mut chunks = 0u64;
         for number in 0..self.packs.list.len() {
-            let before = self.findings.total();
+            let before = self.findings.damage();
             let table = self.packs.examine(number, &mut self.findings)?;
             let Some(pack) = self.packs.list.get(number).copied() else { continue };
             let mut sound = Sound::Yes;
-            if self.findings.total() != before {
+            if self.findings.damage() != before {
                 unsound.insert(pack.id);
                 sound = Sound::No;
             } else if self.inner.is_doomed(pack.id) {
@@ -211,7 +234,7 @@ impl<'a> Structure<'a> {
             self.nodes.take(pack.id, &table.entries);
             if let Some(index) = &mut self.index {
                 let compared =
-                    index.compare(&pack, sound, &table.entries, &mut self.findings, &mut self.lost);
+                    index.compare(&pack, sound, &table, &mut self.findings, &mut self.lost);
                 if let Err(error) = compared {
                     self.drop_index(&error);
                 }
@@ -220,7 +243,7 @@ impl<'a> Structure<'a> {
         Ok((unsound, chunks))
     }
 
-    fn compare_rows(&mut self, unsound: &HashSet<crate::ids::PackId>) -> Result<()> {
+    fn compare_rows(&mut self, unsound: &HashSet<PackId>) -> Result<()> {
         let Some(index) = &self.index else { return Ok(()) };
         let compared = index.compare_rows(&self.packs, unsound, &mut self.findings, &mut self.lost);
         match compared {
@@ -256,18 +279,34 @@ impl<'a> Structure<'a> {
         self
     }
 
+    /// Lists the packs in which something is damaged: `read` are those whose data is.
+    fn damaged_packs(&self, read: &BTreeSet<PackId>) -> Vec<PackId> {
+        let mut packs: BTreeSet<PackId> = self.unsound.iter().chain(read).copied().collect();
+        packs.extend(self.lost.places().map(|place| place.pack));
+        if let Some(index) = &self.index {
+            packs.extend(index.packs_that_are_gone());
+        }
+        packs.into_iter().collect()
+    }
+
     /// Reads as much of the packs as was asked for, and tells whom the damage hits.
-    fn read_and_name(mut self, read: ReadData) -> Result<CheckReport> {
+    fn read_and_name(mut self, options: &CheckOptions) -> Result<CheckReport> {
         let list = &self.packs.list;
-        let (chosen, seed) = match read {
+        let (chosen, seed) = match options.read {
             ReadData::Nothing => (Vec::new(), None),
             ReadData::Everything => (list.clone(), None),
             ReadData::Share { millionths, seed } => {
                 (data::choose(list, millionths, seed), Some(seed))
             }
         };
-        let counts =
-            data::read(self.inner, &self.packs, &chosen, &mut self.findings, &mut self.lost)?;
+        let reading = data::Reading {
+            inner: self.inner,
+            packs: &self.packs,
+            unsound: &self.unsound,
+            options,
+        };
+        let counts = reading.read(&chosen, &mut self.findings, &mut self.lost)?;
+        let damaged_packs = self.damaged_packs(&counts.damaged);
         copies::look(self.inner, &self.packs, self.index.as_ref(), &mut self.lost)?;
         closure::spoil(&self.packs, &mut self.nodes, &mut self.lost, &self.roots.list)?;
         let hits = Hits { inner: self.inner, nodes: &self.nodes, lost: &self.lost };
@@ -276,6 +315,7 @@ impl<'a> Structure<'a> {
             self.findings.add_new(finding);
         }
         self.findings.tell_reach(&self.lost);
+        let packs_without_parity = wide(self.inner.without_parity()?.len());
         let (lost, lost_untold) = self.lost.into_list();
         Ok(CheckReport {
             store: self.inner.store,
@@ -294,6 +334,8 @@ impl<'a> Structure<'a> {
             findings: self.findings,
             lost,
             lost_untold,
+            damaged_packs,
+            packs_without_parity,
             snapshots,
         })
     }

@@ -1,5 +1,7 @@
 //! What a pack holds: from its footer, from the table beside it, or by reading it all.
 
+use std::collections::BTreeSet;
+
 use umbra_common::{ByteLen, ByteOffset, ByteRange};
 
 use crate::bytes::{narrow, wide};
@@ -8,8 +10,8 @@ use crate::ids::PackId;
 use crate::index::{Batch, Location};
 use crate::object::prove;
 use crate::pack::{
-    Contents, Entry, Found, PACK_HEADER_BYTES, PackHeader, TRAILER_BYTES, contents_name, open_name,
-    scan, sealed_name,
+    Contents, Entry, Found, PACK_HEADER_BYTES, PackHeader, Record, TRAILER_BYTES, contents_name,
+    open_name, scan, sealed_name,
 };
 use crate::store::inner::Inner;
 use crate::store::settle::{keys_of, sealed_row};
@@ -40,6 +42,11 @@ impl Inner {
     pub(crate) fn sealed_packs(&self) -> Result<Vec<PackId>> {
         let names = self.objects.list("packs/")?;
         Ok(names.iter().filter_map(|name| pack_of(name)).collect())
+    }
+
+    /// Returns the places of a pack that are known to be damaged: nothing is read from there.
+    pub(crate) fn quarantined(&self, pack: PackId) -> BTreeSet<u64> {
+        self.log.with_state(|state| state.quarantined.get(&pack).cloned()).unwrap_or_default()
     }
 
     /// Lists the open packs.
@@ -91,19 +98,26 @@ impl Inner {
             let (path, reason) = (name.clone(), "it is that of another pack");
             Err(Error::Corrupt { what: "the pack header", path, at: 0, reason })
         });
-        if let Err(error @ Error::Unsupported { .. }) = header {
-            return Err(error);
-        }
         let table = match self.footer(pack, &name, len, &read)? {
             Some(contents) => Some(contents),
             // It does not stand in the pack, so it also outlives what it tells of.
             None => self.table_beside(pack)?.filter(|table| ends_within(table, len)),
         };
+        // With a sound table of our version it is a header that was hit.
+        if table.is_none()
+            && let Err(error @ Error::Unsupported { .. }) = header
+        {
+            return Err(error);
+        }
         // Of a pack in which nothing was ever synced even the header may be gone.
         if table.as_ref().is_none_or(|table| !table.entries.is_empty())
             && let Err(error) = header
+            && !self.quarantined(pack).contains(&0)
         {
-            self.report_error(&error);
+            match error {
+                Error::Unsupported { .. } => self.report(&name, 0, &error.to_string()),
+                _ => self.report_error(&error),
+            }
         }
         Ok(table)
     }
@@ -137,6 +151,45 @@ impl Inner {
             Err(error @ Error::Unsupported { .. }) => Err(error),
             _ => Ok(None),
         }
+    }
+
+    /// Returns the table of contents of a sealed pack whose bytes are given, from its footer or
+    /// beside it; `None` where neither is sound.
+    ///
+    /// # Errors
+    /// What the storage says.
+    pub(crate) fn table_in(&self, pack: PackId, bytes: &[u8]) -> Result<Option<Contents>> {
+        let name = sealed_name(pack);
+        let len = wide(bytes.len());
+        let read = |range: ByteRange| {
+            let found = bytes.get(narrow(range.start().0)..narrow(range.end().0));
+            Ok(found.unwrap_or_default().to_vec())
+        };
+        match self.footer(pack, &name, len, &read)? {
+            Some(contents) => Ok(Some(contents)),
+            None => Ok(self.table_beside(pack)?.filter(|table| ends_within(table, len))),
+        }
+    }
+
+    /// Tells whether the header, the table and every record of a sealed pack are what they should
+    /// be, by their checks; what is known to be damaged is left out.
+    ///
+    /// # Errors
+    /// What the storage says.
+    pub(crate) fn is_sound_pack(&self, pack: PackId, bytes: &[u8]) -> Result<bool> {
+        let Some(table) = self.table_in(pack, bytes)? else { return Ok(false) };
+        let header = header_of(bytes, &sealed_name(pack));
+        let ours = header.is_some_and(|header| header.store == self.store && header.pack == pack);
+        let sound = |entry: &Entry| {
+            let record = bytes.get(narrow(entry.offset)..narrow(entry.end())).unwrap_or_default();
+            let record = Record::verify(record, self.store).ok();
+            let found = record.map(|found| Entry::new(entry.offset, &found.header, found.refs));
+            found.as_ref() == Some(entry)
+        };
+        let known_bad = self.quarantined(pack);
+        let left = |entry: &&Entry| !known_bad.contains(&entry.offset);
+        let header_counts = !table.entries.is_empty() && !known_bad.contains(&0);
+        Ok((ours || !header_counts) && table.entries.iter().filter(left).all(sound))
     }
 
     /// Reads the table beside a pack; `None` where there is no sound one.
@@ -179,8 +232,11 @@ impl Inner {
         keep: impl Fn(&Location) -> bool,
     ) -> Result<()> {
         let found = self.index.find_many(&keys_of(&contents.entries, contents.pack))?;
+        let known_bad = self.quarantined(contents.pack);
         let rows = contents.entries.iter().zip(found);
-        let lacking = rows.filter(|(_, found)| !found.as_ref().is_some_and(&keep));
+        let lacking = rows.filter(|(entry, found)| {
+            !found.as_ref().is_some_and(&keep) && !known_bad.contains(&entry.offset)
+        });
         self.index.apply(&Batch {
             put: lacking.map(|(entry, _)| entry.row(contents.pack)).collect(),
             packs: vec![(contents.pack, sealed_row(contents))],

@@ -16,8 +16,10 @@ use crate::failpoint::{Point, pass};
 use crate::ids::{DomainId, PackId, Timestamp};
 use crate::index::Batch;
 use crate::log::{Entry, LogState, MAX_SEQUENCES};
+use crate::pack::{open_name, sealed_name};
 use crate::store::Store;
 use crate::store::check::roots::Root;
+use crate::store::contents::range;
 use crate::store::inner::{IndexState, Inner, locked};
 
 mod condemn;
@@ -275,7 +277,8 @@ impl Inner {
     fn finish_sweep(&self, options: &GcOptions<'_>, report: &mut GcReport) -> Result<()> {
         let Some(list) = locked(&self.doomed).clone() else { return Ok(()) };
         let stop = options.stop;
-        let mut sweep = Sweep { inner: self, list: &list, limit: options.limit, stop, report };
+        let (limit, clock) = (options.limit, options.clock);
+        let mut sweep = Sweep { inner: self, list: &list, limit, stop, clock, report };
         if sweep.run()? {
             self.end_sweep((options.clock)())?;
             pass(Point::GcEnded);
@@ -292,6 +295,15 @@ impl Inner {
         }
         *locked(&self.doomed) = None;
         Ok(())
+    }
+
+    /// Notes that what was known to be damaged in packs is gone with them.
+    fn lift_quarantine_of(&self, packs: &[PackId], now: Timestamp) -> Result<()> {
+        self.log.update(now, |state| {
+            let known = packs.iter().filter(|pack| state.quarantined.contains_key(pack));
+            let lift = |pack: &PackId| Entry::QuarantineLifted { pack: *pack, offsets: Vec::new() };
+            Ok((known.map(lift).collect(), ()))
+        })
     }
 
     /// Tells whether a pack stands on the list of a sweep.
@@ -317,7 +329,25 @@ impl Inner {
         }
         for name in self.objects.list("gc/")? {
             if generation_of(&name).is_some_and(|found| Some(found) != generation) {
+                self.remove_beside_gone(&name)?;
                 self.objects.delete(&name)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Inner {
+    /// Removes what stood beside the packs of a list that counts no more, where they are gone.
+    fn remove_beside_gone(&self, list: &str) -> Result<()> {
+        let len = self.objects.head(list)?.map_or(0, |info| info.len);
+        let bytes = self.objects.get_ranges(list, &[range(0, len)?])?.pop().unwrap_or_default();
+        // One that was not written to the end has deleted nothing.
+        let Ok(list) = SweepList::decode(&bytes, self.store, list) else { return Ok(()) };
+        for pack in list.packs.keys() {
+            let there = self.objects.head(&sealed_name(*pack))?.is_some();
+            if !there && self.journal.len(&open_name(*pack))?.is_none() {
+                self.delete_pack(*pack)?;
             }
         }
         Ok(())

@@ -16,9 +16,10 @@ use crate::session::Leases;
 use crate::store::gc::{Condemned, Maintenance, Readers, SweepList, View};
 use crate::store::in_flight::InFlight;
 use crate::store::lane::Lane;
+use crate::store::parity::ParityQueue;
 use crate::store::receipts::Receipts;
 use crate::store::{Damage, OpenMode};
-use crate::vfs::Vfs;
+use crate::vfs::{Space, Vfs};
 
 /// Lanes for chunks.
 pub(crate) const DATA_LANES: usize = 4;
@@ -42,6 +43,8 @@ pub(crate) struct Inner {
     pub(crate) in_flight: InFlight,
     /// The data lanes, then the node lane; none in a store that is only read.
     pub(crate) lanes: Vec<Lane>,
+    /// Sealed packs that get parity.
+    pub(crate) parity: ParityQueue,
     pub(crate) damage: Mutex<Vec<Damage>>,
     pub(crate) names: PackNames,
     /// Held for reading by whoever relies on the index, for writing by a rebuild.
@@ -84,7 +87,7 @@ impl PackNames {
     }
 
     /// Returns a new id and its number among the packs of this process.
-    fn next(&self) -> (PackId, u64) {
+    pub(crate) fn next(&self) -> (PackId, u64) {
         let number = self.last.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         let hash = blake3::keyed_hash(&self.seed, &number.to_le_bytes());
         let mut id = [0; 16];
@@ -154,10 +157,7 @@ impl Inner {
     /// [`Error::NoSpace`] where only the reserve is left.
     pub(crate) fn new_pack(&self, kind: PackKind) -> Result<(PackId, Arc<dyn Segment>)> {
         let space = self.vfs.space().map_err(|error| Error::io("measure room on", "", error))?;
-        // 2 % + 1 GiB, so that a full store can commit, forget, collect and restore; on a small
-        // file system no more than a quarter of it.
-        let reserve = (space.total_bytes / 50).saturating_add(1 << 30).min(space.total_bytes / 4);
-        if space.free_bytes < reserve.saturating_add(PACK_BYTES) {
+        if space.free_bytes < self.reserve(&space).saturating_add(PACK_BYTES) {
             return Err(Error::NoSpace { path: "open".to_owned(), source: None });
         }
         self.new_pack_of_reserve(kind)
@@ -186,6 +186,12 @@ impl Inner {
             return Err(error);
         }
         Ok((pack, Arc::from(segment)))
+    }
+
+    /// Returns the room that is kept so that a full store can commit, forget, collect and
+    /// restore: 2 % + 1 GiB, on a small file system no more than a quarter of it.
+    pub(crate) fn reserve(&self, space: &Space) -> u64 {
+        (space.total_bytes / 50).saturating_add(1 << 30).min(space.total_bytes / 4)
     }
 
     /// Settles what was put before the call.

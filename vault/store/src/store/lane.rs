@@ -31,6 +31,8 @@ pub(crate) struct Pending {
     pub(crate) awaited: Vec<Reference>,
     /// Where it stood, of a record that a collection copies.
     pub(crate) moved: Option<Moved>,
+    /// A record of the same object is damaged: the object's row is switched to this one.
+    pub(crate) heals: bool,
 }
 
 /// Where a copied record stood, and the row that the copy gets.

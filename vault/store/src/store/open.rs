@@ -23,13 +23,15 @@ use crate::store::gc::{Maintenance, Readers};
 use crate::store::in_flight::InFlight;
 use crate::store::inner::{DATA_LANES, IndexState, Inner, PackNames, locked};
 use crate::store::lane::Lane;
+use crate::store::parity::ParityQueue;
 use crate::store::receipts::Receipts;
 use crate::store::reserve::give_up_when_full;
 use crate::store::{InitOptions, OpenMode, OpenOptions, Store};
 use crate::vfs::{Access, Vfs, make_dirs, read_exact};
 
 /// The directories of a store.
-const DIRS: [&str; 8] = ["log", "keys", "receipts", "packs", "open", "index", "gc", "tmp"];
+pub(crate) const DIRS: [&str; 8] =
+    ["log", "keys", "receipts", "packs", "open", "index", "gc", "tmp"];
 
 /// Makes a store; `FORMAT` comes last, so that a half-made one is none.
 pub(crate) fn init(vfs: &Arc<dyn Vfs>, options: &InitOptions) -> Result<()> {
@@ -55,7 +57,7 @@ pub(crate) fn init(vfs: &Arc<dyn Vfs>, options: &InitOptions) -> Result<()> {
 }
 
 /// Reads `FORMAT`.
-fn read_format(vfs: &dyn Vfs, mode: OpenMode) -> Result<StoreFormat> {
+pub(crate) fn read_format(vfs: &dyn Vfs, mode: OpenMode) -> Result<StoreFormat> {
     let file = vfs.open(FORMAT_NAME, Access::Read).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
             Error::NotAStore { reason: "it has no FORMAT file" }
@@ -183,6 +185,7 @@ fn try_open_owner(
         mode: OpenMode::ReadWrite,
         lock: Some(lock),
         lanes,
+        parity: ParityQueue::new(options.parity && matches!(seal_to, SealTo::Rename)),
         ..parts.into_inner(log, options)
     });
     inner.log.write_again(newest, options.now)?;
@@ -221,6 +224,7 @@ impl Parts {
             leases: Arc::new(Leases::default()),
             in_flight: InFlight::default(),
             lanes: Vec::new(),
+            parity: ParityQueue::default(),
             damage: Mutex::default(),
             names: PackNames::new(options.seed),
             gate: RwLock::new(IndexState::Whole),
@@ -291,7 +295,7 @@ fn prepare(inner: &Inner, lost: Option<String>, seed: u64, now: Timestamp) -> Re
         let text = format!("damage: {} at byte {}: {}", damage.path, damage.at, damage.reason);
         inner.log.append(Entry::Audit { machine: None, text }, now)?;
     }
-    Ok(())
+    inner.queue_missing_parity()
 }
 
 /// Makes names durable that a killed process may have left unsynced.

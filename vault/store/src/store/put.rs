@@ -21,6 +21,14 @@ use crate::store::lane::{Lane, Pending};
 /// stay neighbours in the pack, and all lanes sync.
 const STRETCH_BYTES: u64 = 4 << 20;
 
+/// What must be durable before a record counts.
+enum Awaiting {
+    /// These children, which are on their way.
+    Children(Vec<Reference>),
+    /// Nothing: it is the record of an object that the index knows.
+    Healing,
+}
+
 /// A node's references, as far as they resolve.
 enum Resolved {
     /// Each is alive or on its way; these are on their way.
@@ -64,7 +72,7 @@ impl Inner {
         if self.joins(&waiter, object)? {
             return Ok(Put::Accepted);
         }
-        self.append(self.node_lane()?, &waiter, object, Vec::new())
+        self.append(self.node_lane()?, &waiter, object, Awaiting::Children(Vec::new()))
     }
 
     fn put_chunk(&self, waiter: Waiter, object: &Object) -> Result<Put> {
@@ -72,10 +80,41 @@ impl Inner {
         if self.joins(&waiter, object)? {
             return Ok(Put::Accepted);
         }
+        let lane = self.data_lane(&session)?;
+        self.append(lane, &waiter, object, Awaiting::Children(Vec::new()))
+    }
+
+    /// Returns the lane that a session's chunks go to now.
+    fn data_lane(&self, session: &SessionState) -> Result<&Lane> {
         let stretch = session.bytes_stored() / STRETCH_BYTES;
         let lane = session.id().wrapping_add(stretch) % wide(DATA_LANES);
-        let lane = self.lanes.get(crate::bytes::narrow(lane)).ok_or(Error::ReadOnly)?;
-        self.append(lane, &waiter, object, Vec::new())
+        self.lanes.get(crate::bytes::narrow(lane)).ok_or(Error::ReadOnly)
+    }
+
+    /// Writes an object again whose record is damaged, though the index has a row for it. The row
+    /// is switched when the new record is durable, and says what it said of descendants.
+    ///
+    /// # Errors
+    /// As [`crate::Store::put`].
+    pub(crate) fn put_healing(
+        &self,
+        session: &Arc<SessionState>,
+        number: u64,
+        object: &Object,
+    ) -> Result<()> {
+        self.writable()?;
+        prove(object)?;
+        let waiter = Waiter { session: Arc::clone(session), number };
+        let key = Key { domain: session.info().domain, id: object.reference.id };
+        match self.in_flight.join(key, waiter.clone(), || Ok(false))? {
+            Joined::First => {
+                let is_node = object.reference.kind.is_node();
+                let lane = if is_node { self.node_lane()? } else { self.data_lane(session)? };
+                self.append(lane, &waiter, object, Awaiting::Healing).map(drop)
+            }
+            // Somebody sends it at this moment: that record is as good.
+            Joined::Waiting | Joined::Durable => Ok(()),
+        }
     }
 
     fn put_node(&self, waiter: Waiter, object: &Object) -> Result<Put> {
@@ -93,7 +132,7 @@ impl Inner {
         if self.joins(&waiter, object)? {
             return Ok(Put::Accepted);
         }
-        self.append(self.node_lane()?, &waiter, object, awaited)
+        self.append(self.node_lane()?, &waiter, object, Awaiting::Children(awaited))
     }
 
     fn is_durable(&self, session: u64, key: &Key, reference: Reference) -> Result<bool> {
@@ -150,15 +189,20 @@ impl Inner {
         lane: &Lane,
         waiter: &Waiter,
         object: &Object,
-        awaited: Vec<Reference>,
+        awaiting: Awaiting,
     ) -> Result<Put> {
         let domain = waiter.session.info().domain;
         let (header, record) = self.encode(domain, object);
+        let (awaited, heals) = match awaiting {
+            Awaiting::Children(children) => (children, false),
+            Awaiting::Healing => (Vec::new(), true),
+        };
         let pending = |offset| Pending {
             key: header.key(),
             entry: Entry::new(offset, &header, object.refs.clone()),
             awaited,
             moved: None,
+            heals,
         };
         let appended = lane.append(&record, pending, |kind| self.new_pack(kind));
         if let Err(error) = appended {

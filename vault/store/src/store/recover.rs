@@ -40,6 +40,10 @@ impl Inner {
             }
             Some(_) => {}
         }
+        let quarantined = self.log.with_state(|state| state.quarantine_sequence);
+        if self.index.log_mark()?.sequence < quarantined {
+            return Ok(Some("it did not know of records that are damaged"));
+        }
         let sealed: BTreeSet<PackId> = self.sealed_packs()?.into_iter().collect();
         let open: BTreeSet<PackId> = self.open_packs()?.into_iter().collect();
         let rows = self.index.packs()?;
@@ -122,7 +126,9 @@ impl Inner {
         if wide(contents.entries.len()) != u64::from(row.records) {
             return Ok(true);
         }
-        let keys: Vec<Key> = contents.entries.iter().map(|entry| entry.row(pack).0).collect();
+        let known_bad = self.quarantined(pack);
+        let left = contents.entries.iter().filter(|entry| !known_bad.contains(&entry.offset));
+        let keys: Vec<Key> = left.map(|entry| entry.row(pack).0).collect();
         Ok(self.index.find_many(&keys)?.iter().any(Option::is_none))
     }
 
@@ -248,6 +254,23 @@ impl Inner {
         self.index.apply(&Batch { format, ..Batch::default() })?;
         self.index.sync()?;
         Ok(RebuildReport { packs, objects, incomplete })
+    }
+
+    /// Marks every node of the store that misses a descendant, and takes the mark from those that
+    /// do not; returns how many miss one. Nobody may put or commit meanwhile.
+    ///
+    /// # Errors
+    /// What the storage or the index says.
+    pub(crate) fn find_all_incomplete(&self) -> Result<u64> {
+        let mut sealed = BTreeSet::new();
+        for pack in self.sealed_packs()? {
+            let mut entries = self.contents(pack)?.entries.into_iter();
+            if entries.any(|entry| entry.kind.is_node()) {
+                sealed.insert(pack);
+            }
+        }
+        let open: BTreeSet<PackId> = self.open_packs()?.into_iter().collect();
+        self.find_incomplete(&sealed, &open)
     }
 
     /// Marks every node that misses a descendant, and returns how many there are: what is alive

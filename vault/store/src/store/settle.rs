@@ -14,11 +14,12 @@ use umbra_common::{Kind, Reference};
 use crate::bytes::narrow32;
 use crate::error::{Error, Result};
 use crate::failpoint::{Point, pass};
+use crate::ids::PackId;
 use crate::index::{Batch, Key, Location, PackRow, PackState};
 use crate::pack::{Contents, Entry, open_name, sealed_name};
 use crate::store::gc::Condemned;
 use crate::store::inner::Inner;
-use crate::store::lane::{Group, Job, Lane, Moved, Sealing};
+use crate::store::lane::{Group, Job, Lane, Moved, Pending, Sealing};
 
 /// How often a node's thread looks again for chunks that are put but not yet appended.
 const AWAIT_TRIES: u32 = 100;
@@ -87,24 +88,17 @@ impl Inner {
         group.segment.sync()?;
         pass(Point::GroupSynced);
         let refused = self.refuse_orphans(group)?;
-        let accepted = refused.iter().filter(|refused| refused.is_none()).count();
         let watermark = group.pending.last().map_or(0, |pending| pending.entry.end());
-        let records = group.records_before.saturating_add(narrow32(accepted));
-        let row = PackRow { state: PackState::Open, watermark, records };
-        let mut batch = Batch { packs: vec![(group.pack, row)], ..Batch::default() };
-        for (pending, _) in group.pending.iter().zip(&refused).filter(|(_, r)| r.is_none()) {
-            let (key, location) = pending.entry.row(group.pack);
-            match pending.moved {
-                None => batch.put.push((key, location)),
-                Some(Moved { from, incomplete }) => {
-                    let location = Location { incomplete, ..location };
-                    match from {
-                        Some(from) => batch.replace.push((key, from, location)),
-                        None => batch.put.push((key, location)),
-                    }
-                }
+        let mut batch = Batch::default();
+        let mut records = group.records_before;
+        for (pending, refused) in group.pending.iter().zip(&refused) {
+            if refused.is_none() {
+                records = records.saturating_add(1);
+                self.add_row(&mut batch, group.pack, pending)?;
             }
         }
+        let row = PackRow { state: PackState::Open, watermark, records };
+        batch.packs = vec![(group.pack, row)];
         // Nothing may be condemned between the look at what nodes stand on and their rows.
         let condemned = self.condemned.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(condemned) = &*condemned {
@@ -117,6 +111,32 @@ impl Inner {
         // did before may have read it without these records.
         self.writable()?.check()?;
         Ok(refused)
+    }
+
+    /// Adds the row of an accepted record to a batch.
+    fn add_row(&self, batch: &mut Batch, pack: PackId, pending: &Pending) -> Result<()> {
+        let (key, new) = pending.entry.row(pack);
+        if let Some(Moved { from, incomplete }) = pending.moved {
+            let new = Location { incomplete, ..new };
+            match from {
+                Some(from) => batch.replace.push((key, from, new)),
+                None => batch.put.push((key, new)),
+            }
+            return Ok(());
+        }
+        if !pending.heals {
+            batch.put.push((key, new));
+            return Ok(());
+        }
+        // What stands below it was not looked at: it is as alive as it was.
+        match self.index.find(&key)? {
+            Some(old) => {
+                let new = Location { incomplete: old.incomplete, ..new };
+                batch.replace.push((key, old, new));
+            }
+            None => batch.put.push((key, Location { incomplete: new.kind.is_node(), ..new })),
+        }
+        Ok(())
     }
 
     /// Condemns the nodes of a group that stand on something condemned: a session that began
@@ -210,6 +230,7 @@ impl Inner {
         pass(Point::SealFooterSynced);
         self.journal.seal(&open_name(sealing.pack), &sealed_name(sealing.pack))?;
         pass(Point::SealNamed);
+        self.parity.sealed(sealing.pack);
         self.index.apply(&Batch {
             packs: vec![(sealing.pack, sealed_row(&contents))],
             ..Batch::default()
@@ -226,6 +247,6 @@ pub(crate) fn sealed_row(contents: &Contents) -> PackRow {
 }
 
 /// Returns the index rows of a pack's entries.
-pub(crate) fn keys_of(entries: &[Entry], pack: crate::ids::PackId) -> Vec<Key> {
+pub(crate) fn keys_of(entries: &[Entry], pack: PackId) -> Vec<Key> {
     entries.iter().map(|entry| entry.row(pack).0).collect()
 }

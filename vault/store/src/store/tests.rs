@@ -17,10 +17,15 @@ mod claims;
 mod crash;
 mod cut_rebuild;
 mod damage;
+#[allow(dead_code)]
+mod disks;
 mod forged;
 mod forget;
 mod full;
 mod gc;
+mod parity;
+mod repair;
+mod salvage;
 mod schedules;
 mod whole;
 
@@ -74,6 +79,11 @@ fn rigs(dir: &std::path::Path) -> Vec<Rig> {
 
 fn init(rig: &Rig) {
     Store::init(&rig.vfs, &InitOptions { store: STORE, now: Timestamp(1) }).unwrap();
+}
+
+/// Tells whether a name in a store is that of a sealed pack.
+fn is_pack(name: &str) -> bool {
+    name.starts_with("packs/") && !name.contains('.')
 }
 
 /// A seed that no other opening had.

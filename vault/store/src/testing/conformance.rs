@@ -100,6 +100,21 @@ fn rows(index: &dyn Index) {
     assert_eq!(index.find(&key(0, 1)).unwrap(), Some(location(5, 5)));
     assert_eq!(index.log_mark().unwrap(), LogMark { sequence: 77 });
 
+    // A replacement is a compare-and-swap, and makes no row.
+    index
+        .apply(&Batch {
+            replace: vec![
+                (key(0, 1), location(5, 6), location(6, 1)),
+                (key(0, 3), location(2, 1), location(6, 2)),
+                (key(0, 9), location(2, 1), location(6, 3)),
+            ],
+            ..Batch::default()
+        })
+        .unwrap();
+    assert_eq!(index.find(&key(0, 1)).unwrap(), Some(location(5, 5)));
+    assert_eq!(index.find(&key(0, 3)).unwrap(), Some(location(6, 2)));
+    assert_eq!(index.find(&key(0, 9)).unwrap(), None);
+
     // Many rows, in the order of their keys, and only rows.
     let many: Vec<_> = (0..=255u8).map(|n| (key(7, n), location(3, u64::from(n)))).collect();
     index.apply(&Batch { put: many, ..Batch::default() }).unwrap();

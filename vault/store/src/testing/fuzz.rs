@@ -16,8 +16,8 @@ use crate::log::segment::{
 };
 use crate::log::{Entry, LogState};
 use crate::pack::{
-    Contents, Entry as PackEntry, Found, PACK_HEADER_BYTES, PackHeader, RecordDraft, RecordHeader,
-    TRAILER_BYTES, scan,
+    Contents, Entry as PackEntry, Found, PACK_HEADER_BYTES, PackHeader, Parity, RecordDraft,
+    RecordHeader, TRAILER_BYTES, scan,
 };
 use crate::store::gc::list_encoded_again;
 
@@ -163,6 +163,37 @@ pub fn footer(input: &[u8]) {
             end = entry.end();
             let (key, location) = entry.row(contents.pack);
             assert_eq!((key.id, location.offset), (entry.id, entry.offset));
+        }
+    }
+}
+
+/// Decodes a parity object and makes a small pack anew with it; its checksum is mended as in
+/// [`pack`].
+///
+/// # Panics
+/// Where something that must hold does not.
+pub fn parity(input: &[u8]) {
+    let Some((flags, bytes)) = input.split_first() else { return };
+    let mut bytes = bytes.to_vec();
+    if flags & 1 == 0
+        && let Some(len) = bytes.get(12..16).and_then(|len| len.first_chunk())
+    {
+        let end = narrow(u32::from_le_bytes(*len).into()).saturating_sub(32);
+        let hash = hash_of(&[bytes.get(..end)]);
+        put(&mut bytes, end, &hash);
+    }
+    let Ok(parity) = Parity::decode(&bytes, "fuzz") else { return };
+    let header = parity.encode();
+    assert!(bytes.starts_with(&header), "one encoding only");
+    assert_eq!(header.len(), parity.header_bytes());
+    if parity.pack_len > 64 << 10 {
+        return;
+    }
+    for pack in [Vec::new(), vec![*flags; narrow(parity.pack_len)]] {
+        assert!(parity.damaged_shards(&pack).len() <= parity.data.len());
+        if let Some(whole) = parity.reconstruct(&pack, &bytes) {
+            assert_eq!(wide(whole.len()), parity.pack_len, "as long as the pack");
+            assert!(parity.damaged_shards(&whole).is_empty(), "each shard has its hash");
         }
     }
 }

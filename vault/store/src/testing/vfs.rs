@@ -165,6 +165,14 @@ impl SimVfs {
         disk.unreadable.insert(number)
     }
 
+    /// Lets every reading of these bytes of a file fail with EIO; false where there is no such file.
+    pub fn make_unreadable_at(&self, path: &str, range: std::ops::Range<u64>) -> bool {
+        let mut disk = self.disk();
+        let Some(number) = disk.names.get(path).copied() else { return false };
+        disk.unreadable_ranges.push((number, range));
+        true
+    }
+
     /// Removes a file behind everybody's back; false where there is none.
     pub fn lose(&self, path: &str) -> bool {
         let mut disk = self.disk();

@@ -6,7 +6,7 @@ use super::*;
 const FLIPS: u64 = 200;
 
 /// Every byte of a pack that was sealed in order is covered: header and table by their checksums,
-/// records by their checks, and there is nothing between them.
+/// records by their checks, and there is nothing between them. So is every byte of its parity.
 #[test]
 fn every_flipped_bit_of_a_pack_is_found() {
     let (world, disks) = world();
@@ -21,7 +21,10 @@ fn every_flipped_bit_of_a_pack_is_found() {
         })
         .collect();
     let total: u64 = packs.iter().map(|(_, len)| len).sum();
-    assert_eq!(total, whole.bytes);
+    let is_parity = |name: &str| name.ends_with(".parity");
+    let parity = packs.iter().filter(|(name, _)| is_parity(name)).map(|(_, len)| len).sum::<u64>();
+    assert_eq!(total - parity, whole.bytes);
+    assert_eq!(whole.packs_without_parity, 0);
     let seed = 20_261_130u64;
     println!("seed {seed}, {total} bytes in {} packs", packs.len());
     let mut state = seed;
@@ -47,6 +50,7 @@ fn every_flipped_bit_of_a_pack_is_found() {
             panic!("{place}: {:?}", report.findings.list)
         };
         assert_eq!(&finding.path, name, "{place}");
+        assert_eq!(finding.kind == FindingKind::Parity, is_parity(name), "{place}");
         // Where a record was hit, some snapshot is: all of them are needed.
         let record = finding.kind == FindingKind::Record;
         assert_eq!(record, !report.snapshots.is_empty(), "{place}: {finding:?}");

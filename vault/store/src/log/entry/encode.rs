@@ -1,18 +1,30 @@
 //! Entries as deterministic CBOR. Layout: `docs/formats/log.md`.
 
 use umbra_common::ObjectId;
-use umbra_common::cbor::{Fields, Reader, Writer};
+use umbra_common::cbor::{Fields, Reader, Record, Writer};
 use umbra_common::snapshot::shortened;
 use umbra_common::wire::Fingerprint;
 
-use crate::ids::{Digest, MachineId, StoreId, Timestamp};
-use crate::log::entry::{Entry, HoldOn, Machine, Role, Token};
+use crate::ids::{Digest, MachineId, PackId, StoreId, Timestamp};
+use crate::log::entry::{Entry, HoldOn, MAX_OFFSETS, Machine, Role, Token};
 use crate::retention::{Policy, Scope, read_scope, read_set, write_scope, write_sequences};
 
 /// Longest text of an entry, in bytes; longer ones are cut.
 const MAX_TEXT_BYTES: usize = 4096;
 
 impl Entry {
+    /// Makes the entries that quarantine places of a pack.
+    pub(crate) fn quarantine(pack: PackId, offsets: &[u64]) -> impl Iterator<Item = Self> {
+        let runs = offsets.chunks(MAX_OFFSETS);
+        runs.map(move |run| Self::Quarantined { pack, offsets: run.to_vec() })
+    }
+
+    /// Makes the entries that lift the quarantine of places of a pack.
+    pub(crate) fn lift(pack: PackId, offsets: &[u64]) -> impl Iterator<Item = Self> {
+        let runs = offsets.chunks(MAX_OFFSETS);
+        runs.map(move |run| Self::QuarantineLifted { pack, offsets: run.to_vec() })
+    }
+
     /// Encodes it as deterministic CBOR.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::new();
@@ -92,6 +104,8 @@ impl Entry {
                 record.field(0).uint(13u8);
                 write_sequences(record, 1, sequences);
             }
+            Self::Quarantined { pack, offsets } => write_places(record, 24, *pack, offsets),
+            Self::QuarantineLifted { pack, offsets } => write_places(record, 25, *pack, offsets),
             Self::Expunged { sequences } => {
                 record.field(0).uint(20u8);
                 write_sequences(record, 1, sequences);
@@ -182,6 +196,14 @@ impl Entry {
                 generation: fields.uint(reader, 1)?,
                 list: Digest(fields.required(reader, 2, Reader::exactly)?),
             },
+            24 => {
+                let (pack, offsets) = read_places(fields, reader)?;
+                Self::Quarantined { pack, offsets }
+            }
+            25 => {
+                let (pack, offsets) = read_places(fields, reader)?;
+                Self::QuarantineLifted { pack, offsets }
+            }
             22 => Self::SweepEnded { generation: fields.uint(reader, 1)? },
             other => return Err(reader.unknown(other)),
         })
@@ -203,6 +225,20 @@ fn read_flag(fields: &mut Fields, reader: &mut Reader<'_>, key: u64) -> umbra_co
         1 => Ok(true),
         other => Err(reader.unknown(other.into())),
     }
+}
+
+fn write_places(record: &mut Record, kind: u8, pack: PackId, offsets: &[u64]) {
+    record.field(0).uint(kind);
+    record.field(1).bytes(&pack.0);
+    record.list(2, offsets, |writer, offset| writer.uint(*offset));
+}
+
+fn read_places(
+    fields: &mut Fields,
+    reader: &mut Reader<'_>,
+) -> umbra_common::Result<(PackId, Vec<u64>)> {
+    let pack = PackId(fields.required(reader, 1, Reader::exactly)?);
+    Ok((pack, fields.list(reader, 2, MAX_OFFSETS, Reader::uint)?))
 }
 
 fn read_role(fields: &mut Fields, reader: &mut Reader<'_>, key: u64) -> umbra_common::Result<Role> {

@@ -15,9 +15,9 @@ use crate::ids::PackId;
 use crate::index::{
     INDEX_BEING_MADE, Index, IndexFormat, IndexOpener, Key, Location, PackRow, PackState,
 };
-use crate::pack::{Entry, sealed_name};
+use crate::pack::sealed_name;
 use crate::store::check::lost::{LossCause, Lost, RecordPlace};
-use crate::store::check::packs::{Pack, Packs};
+use crate::store::check::packs::{Pack, Packs, Table};
 use crate::store::check::report::{Finding, FindingKind, Findings, IndexChecked};
 use crate::store::inner::Inner;
 use crate::store::settle::keys_of;
@@ -134,10 +134,11 @@ impl Compared {
         &mut self,
         pack: &Pack,
         sound: Sound,
-        entries: &[Entry],
+        table: &Table,
         findings: &mut Findings,
         lost: &mut Lost,
     ) -> Result<()> {
+        let entries = &table.entries;
         let name = pack.name();
         let row = self.rows.get(&pack.id).copied();
         // What the index does not know to be sealed is read when the store is opened.
@@ -168,21 +169,27 @@ impl Compared {
         }
         self.here.insert(pack.id, here);
         let Some(row) = row else { return Ok(()) };
+        let all_entries = wide(entries.len()).saturating_add(table.known);
         let wrong = match row.state {
-            PackState::Sealed => {
-                sound == Sound::Yes && wide(entries.len()) != u64::from(row.records)
-            }
+            PackState::Sealed => sound == Sound::Yes && all_entries != u64::from(row.records),
             PackState::Open => sound == Sound::Yes && here < u64::from(row.records),
         };
         if wrong {
             let reason = format!(
                 "the index says {} records, the pack has {}",
                 row.records,
-                if all { wide(entries.len()) } else { here }
+                if all { all_entries } else { here }
             );
             findings.add(Finding::at(FindingKind::IndexRow, &name, 0, reason));
         }
         Ok(())
+    }
+
+    /// Returns the packs that the index has objects of and that are gone, once all were compared.
+    pub(super) fn packs_that_are_gone(&self) -> impl Iterator<Item = PackId> {
+        let gone =
+            |(pack, row): &(&PackId, &PackRow)| row.records > 0 && !self.here.contains_key(*pack);
+        self.rows.iter().filter(gone).map(|(pack, _)| *pack)
     }
 
     /// Looks for rows that name a place where no record stands, once all packs were compared.

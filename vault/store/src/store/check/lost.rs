@@ -1,6 +1,6 @@
 //! Objects that cannot be given back, why, and whether anybody needs them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use umbra_common::Reference;
 
@@ -125,6 +125,24 @@ impl Lost {
         if let Some(lost) = self.objects.get_mut(&(domain, reference)) {
             lost.reached = true;
         }
+    }
+
+    /// Returns the places that are damaged or that the index does not lead to.
+    pub(super) fn places(&self) -> impl Iterator<Item = RecordPlace> {
+        self.objects.values().filter_map(|lost| lost.place)
+    }
+
+    /// Returns the first object that is not among `known`; every one counts where more are lost than
+    /// are kept.
+    pub(crate) fn first_beside(
+        &self,
+        known: &HashSet<(DomainId, Reference)>,
+    ) -> Option<&LostObject> {
+        let mut objects = self.objects.iter();
+        let unknown = |(key, _): &(&(DomainId, Reference), &LostObject)| {
+            self.untold > 0 || !known.contains(*key)
+        };
+        objects.find(unknown).map(|(_, lost)| lost)
     }
 
     /// Returns the objects, and how many more there were.

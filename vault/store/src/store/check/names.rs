@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::error::Result;
 use crate::ids::PackId;
 use crate::objects::list_or_none;
-use crate::pack::{contents_name, sealed_name};
+use crate::pack::{contents_name, parity_name, sealed_name};
 use crate::receipt::sequence_of;
 use crate::store::check::packs::Packs;
 use crate::store::check::report::{Finding, FindingKind, Findings};
@@ -57,10 +57,21 @@ pub(super) fn check(inner: &Inner, packs: &Packs<'_>, findings: &mut Findings) -
         }
     }
     let known: BTreeSet<PackId> = packs.list.iter().map(|pack| pack.id).collect();
-    let mut orphans = Vec::new();
+    let (mut orphans, mut alone) = (Vec::new(), Vec::new());
     for name in inner.objects.list("packs/")? {
         if pack_of(&name).is_some() {
             continue;
+        }
+        let parity = name.strip_suffix(".parity").and_then(pack_of);
+        match parity.filter(|pack| parity_name(*pack) == name) {
+            Some(pack) if known.contains(&pack) => continue,
+            Some(pack) => {
+                if !inner.is_doomed(pack) {
+                    alone.push(name);
+                }
+                continue;
+            }
+            None => {}
         }
         let beside = name.strip_suffix(".contents").and_then(pack_of);
         match beside.filter(|pack| contents_name(*pack) == name) {
@@ -69,7 +80,13 @@ pub(super) fn check(inner: &Inner, packs: &Packs<'_>, findings: &mut Findings) -
             None => foreign(&name),
         }
     }
-    for pack in orphans {
+    // Where the pack should be there, something refers to what it held.
+    for name in alone {
+        let reason = "the pack of this parity is gone";
+        findings.add(Finding::at(FindingKind::Foreign, &name, 0, reason));
+    }
+    // Those of a sweep go with it.
+    for pack in orphans.into_iter().filter(|pack| !inner.is_doomed(*pack)) {
         let reason = "the pack is gone, and its table of contents stands here alone";
         findings.add(Finding::at(FindingKind::PackGone, &sealed_name(pack), 0, reason));
     }

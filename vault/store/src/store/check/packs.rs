@@ -3,7 +3,7 @@
 //! Tables of contents are read anew in each pass over the packs: they are a hundredth of the
 //! data, and so nothing of them stays in memory.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use umbra_common::Kind;
 use umbra_common::wire::Codec;
@@ -49,6 +49,8 @@ pub(crate) struct Table {
     pub(crate) entries: Vec<Entry>,
     /// Bytes that no entry names, header and table left out.
     pub(crate) void: u64,
+    /// Entries that were left out: their records are known to be damaged.
+    pub(crate) known: u64,
     faults: Vec<(FindingKind, u64, String)>,
 }
 
@@ -66,6 +68,8 @@ pub(crate) struct Packs<'a> {
     by_id: HashMap<PackId, usize>,
     /// How far open packs were known to be durable.
     rows: BTreeMap<PackId, PackRow>,
+    /// What is known to be damaged and read no more.
+    quarantined: BTreeMap<PackId, BTreeSet<u64>>,
 }
 
 impl<'a> Packs<'a> {
@@ -98,7 +102,8 @@ impl<'a> Packs<'a> {
         list.sort_unstable_by_key(|pack| (pack.order, pack.id));
         list.dedup_by_key(|pack| pack.id);
         let by_id = list.iter().enumerate().map(|(number, pack)| (pack.id, number)).collect();
-        Ok(Self { inner, list, by_id, rows: BTreeMap::new() })
+        let (rows, quarantined) = (BTreeMap::new(), BTreeMap::new());
+        Ok(Self { inner, list, by_id, rows, quarantined })
     }
 
     fn look(inner: &Inner, id: PackId, open: bool, len: u64) -> Result<Pack> {
@@ -122,6 +127,21 @@ impl<'a> Packs<'a> {
         Self { rows, ..self }
     }
 
+    /// Takes what the LOG says of places that are known to be damaged.
+    pub(crate) fn with_quarantine(self, quarantined: BTreeMap<PackId, BTreeSet<u64>>) -> Self {
+        Self { quarantined, ..self }
+    }
+
+    /// Tells whether a place of a pack is known to be damaged.
+    fn is_known_bad(&self, pack: PackId, offset: u64) -> bool {
+        self.quarantined.get(&pack).is_some_and(|offsets| offsets.contains(&offset))
+    }
+
+    /// Tells whether something in a pack is known to be damaged.
+    pub(super) fn has_quarantine(&self, pack: PackId) -> bool {
+        self.quarantined.contains_key(&pack)
+    }
+
     /// Returns the pack with this id.
     pub(crate) fn find(&self, id: PackId) -> Option<&Pack> {
         self.by_id.get(&id).and_then(|number| self.list.get(*number))
@@ -142,6 +162,12 @@ impl<'a> Packs<'a> {
         let name = pack.name();
         for (kind, at, reason) in &table.faults {
             findings.add(Finding::at(*kind, &name, *at, reason.clone()));
+        }
+        if let Some(places) = self.quarantined.get(&pack.id) {
+            let first = places.first().copied().unwrap_or_default();
+            let reason =
+                format!("{} places are known to be damaged and read no more", places.len());
+            findings.add(Finding::at(FindingKind::Quarantined, &name, first, reason));
         }
         if let Some(pack) = self.list.get_mut(number) {
             pack.has_nodes = table.entries.iter().any(|entry| entry.kind.is_node());
@@ -165,6 +191,15 @@ impl<'a> Packs<'a> {
     }
 
     fn table(&self, pack: &Pack) -> Result<Table> {
+        let mut table = self.whole_table(pack)?;
+        let before = table.entries.len();
+        table.entries.retain(|entry| !self.is_known_bad(pack.id, entry.offset));
+        table.known = wide(before.saturating_sub(table.entries.len()));
+        Ok(table)
+    }
+
+    /// Reads the table of a pack, with what is known to be damaged.
+    fn whole_table(&self, pack: &Pack) -> Result<Table> {
         let read = if pack.open { self.open_table(pack) } else { self.sealed_table(pack) };
         match read {
             Err(error) if error.is_unreadable() => {
@@ -208,6 +243,7 @@ impl<'a> Packs<'a> {
         // Of a pack in which nothing was ever synced even the header may be gone.
         if let Err(reason) = self.header_fault(pack, &name, &head)
             && !(table.entries.is_empty() && table.faults.is_empty())
+            && !self.is_known_bad(pack.id, 0)
         {
             table.fault(FindingKind::PackHeader, 0, reason);
         }

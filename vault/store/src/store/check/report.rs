@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use umbra_common::{ByteRange, ObjectId};
 
 use crate::bytes::wide;
-use crate::ids::{StoreId, Timestamp};
+use crate::ids::{PackId, StoreId, Timestamp};
 use crate::index::Key;
 use crate::store::check::lost::{Lost, LostObject};
 
@@ -34,6 +34,11 @@ pub enum FindingKind {
     Table,
     /// A record is not what the table says, or its bytes are not what its id says.
     Record,
+    /// What stands there is known to be damaged, and read no more. Who needs it, if anybody does,
+    /// stands in findings of its own.
+    Quarantined,
+    /// The parity of a pack is damaged, or is not that of the pack as it is.
+    Parity,
     /// Something refers to an object that no pack has.
     Missing,
     /// A row of the index is missing, or says something else than the packs.
@@ -55,15 +60,18 @@ impl FindingKind {
             Self::PackHeader => "pack-header",
             Self::Table => "table",
             Self::Record => "record",
+            Self::Quarantined => "quarantined",
+            Self::Parity => "parity",
             Self::Missing => "missing",
             Self::IndexRow => "index-row",
             Self::Index => "index",
         }
     }
 
-    /// Tells whether it is damage: a foreign file and an unreadable `LOCK` are not.
+    /// Tells whether it is damage: a foreign file and an unreadable `LOCK` are not, nor is what is
+    /// known to be damaged.
     pub fn is_damage(self) -> bool {
-        !matches!(self, Self::Foreign | Self::Lock)
+        !matches!(self, Self::Foreign | Self::Lock | Self::Quarantined)
     }
 }
 
@@ -265,6 +273,10 @@ pub struct CheckReport {
     pub lost: Vec<LostObject>,
     /// How many objects were lost beyond those; what they hit is not told.
     pub lost_untold: u64,
+    /// The packs in which something is damaged, for whoever heals.
+    pub damaged_packs: Vec<PackId>,
+    /// Sealed packs without parity.
+    pub packs_without_parity: u64,
     /// The snapshots that are hit, by number of their receipts.
     pub snapshots: Vec<SnapshotHit>,
 }

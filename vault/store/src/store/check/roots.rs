@@ -1,13 +1,13 @@
 //! LOG, receipts, and the snapshots that they name: what everything else must be reached from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use umbra_common::snapshot::Receipt;
 use umbra_common::{Kind, ObjectId, Reference};
 
 use crate::error::{Error, Result, chain};
-use crate::ids::{Digest, DomainId, Timestamp};
+use crate::ids::{Digest, DomainId, PackId, Timestamp};
 use crate::lock::Owner;
 use crate::log::{Replayed, replay};
 use crate::receipt::{MAX_RECEIPT_FILE_BYTES, decode, receipt_name, sequence_of};
@@ -54,6 +54,8 @@ pub(crate) struct Roots {
     pub(crate) gc_generation: u64,
     /// Receipts that were read and are right.
     pub(crate) receipts: u64,
+    /// Places that are known to be damaged, by pack.
+    pub(crate) quarantined: BTreeMap<PackId, BTreeSet<u64>>,
 }
 
 /// Reads LOG and receipts, and compares the one with the others.
@@ -104,7 +106,8 @@ pub(crate) fn read(inner: &Inner, owner: Option<&Owner>, findings: &mut Findings
     }
     note_sweep(inner, &replayed, findings);
     let (log_end, gc_generation) = (replayed.state.sequence, replayed.state.gc_generation);
-    Ok(Roots { list, log_end, gc_generation, receipts })
+    let quarantined = replayed.state.quarantined;
+    Ok(Roots { list, log_end, gc_generation, receipts, quarantined })
 }
 
 /// Notes which packs a sweep deletes: records without a row in them are no damage.

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use crate::bytes::{narrow, wide};
 use crate::error::{Error, Result};
 use crate::failpoint::{Point, pass};
-use crate::ids::PackId;
+use crate::ids::{PackId, Timestamp};
 use crate::index::{Batch, Key, Location};
-use crate::pack::{Entry, PackKind, Record, contents_name, sealed_name};
+use crate::pack::{Entry, PackKind, Record, sealed_name};
 use crate::store::contents::range;
 use crate::store::gc::list::{Bits, SweepList};
 use crate::store::gc::report::GcReport;
@@ -37,6 +37,7 @@ pub(super) struct Sweep<'a> {
     /// Bytes a second that are copied at most.
     pub(super) limit: Option<u64>,
     pub(super) stop: &'a dyn Fn() -> bool,
+    pub(super) clock: &'a dyn Fn() -> Timestamp,
     pub(super) report: &'a mut GcReport,
 }
 
@@ -194,6 +195,7 @@ impl Sweep<'_> {
             entry: Entry { offset, ..entry },
             awaited: Vec::new(),
             moved: Some(moved),
+            heals: false,
         };
         // As agents' nodes: one at a time.
         let _order = is_node.then(|| locked(&self.inner.node_order));
@@ -232,13 +234,15 @@ impl Sweep<'_> {
         self.inner.index.apply(&Batch { remove_packs: group.clone(), ..Batch::default() })?;
         self.inner.index.sync()?;
         pass(Point::GcUnindexed);
+        let mut gone = Vec::new();
         for pack in group.drain(..) {
             self.report.bytes_freed =
                 self.report.bytes_freed.saturating_add(self.inner.delete_pack(pack)?);
             self.report.packs_deleted = self.report.packs_deleted.saturating_add(1);
             pass(Point::GcPackDeleted);
+            gone.push(pack);
         }
-        Ok(())
+        self.inner.lift_quarantine_of(&gone, (self.clock)())
     }
 }
 
@@ -246,18 +250,4 @@ impl Sweep<'_> {
 fn is_damage(error: &Error) -> bool {
     matches!(error.root(), Error::Corrupt { .. } | Error::Decode { .. } | Error::WrongBytes { .. })
         || error.is_unreadable()
-}
-
-impl Inner {
-    /// Deletes a sealed pack, then what stands beside it; returns how many bytes that gave back.
-    pub(crate) fn delete_pack(&self, pack: PackId) -> Result<u64> {
-        let mut freed = 0u64;
-        for name in [sealed_name(pack), contents_name(pack)] {
-            if let Some(info) = self.objects.head(&name)? {
-                self.objects.delete(&name)?;
-                freed = freed.saturating_add(info.len);
-            }
-        }
-        Ok(freed)
-    }
 }

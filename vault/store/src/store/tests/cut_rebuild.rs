@@ -85,8 +85,7 @@ impl Index for CutIndex {
 
 /// The sealed packs of a simulated store.
 fn packs(vfs: &SimVfs) -> Vec<String> {
-    let is_pack = |name: &String| name.starts_with("packs/") && !name.contains('.');
-    vfs.files().into_iter().filter(is_pack).collect()
+    vfs.files().into_iter().filter(|name| is_pack(name)).collect()
 }
 
 #[test]

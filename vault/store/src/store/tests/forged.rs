@@ -26,7 +26,7 @@ fn a_forged_record_is_found_by_its_id() {
     let (vfs, rig, objects) = closed(false);
     let has_plain = |bytes: &[u8]| bytes[10] == 0;
     let mut name = String::new();
-    for file in vfs.files().into_iter().filter(|file| file.starts_with("packs/")) {
+    for file in vfs.files().into_iter().filter(|file| is_pack(file)) {
         vfs.damage(&file, |bytes| {
             if has_plain(bytes) {
                 name.clone_from(&file);

@@ -42,12 +42,9 @@ fn there(store: &Store, objects: &[Object]) -> usize {
 
 /// The check finds nothing, and every record is read.
 fn assert_whole(rig: &Rig) {
-    let options = CheckOptions {
-        index: rig.opener(),
-        objects: rig.objects.clone(),
-        cipher: rig.cipher.clone(),
-        read: ReadData::Everything,
-    };
+    let mut options = CheckOptions::new(rig.opener(), ReadData::Everything);
+    options.objects = rig.objects.clone();
+    options.cipher = rig.cipher.clone();
     let report = crate::check(&rig.vfs, &options).unwrap();
     // Manifests of these tests are none.
     let not_decoded = |finding: &&crate::Finding| !finding.reason.contains("manifest is damaged");
@@ -102,7 +99,8 @@ fn what_nothing_needs_goes_on_every_storage() {
         assert_eq!(there(&store, &other), other.len(), "a dry run changed something");
         let report = collect(&store);
         assert_eq!((report.roots, &report.expunged), (1, &vec![1, 3]));
-        assert_eq!(report.bytes_freed, foretold.bytes_freed);
+        // With what stands beside the packs.
+        assert!(report.bytes_freed >= foretold.bytes_freed, "{report:?} {foretold:?}");
         assert_eq!(report.packs_deleted, foretold.packs_deleted);
         assert_holds(&store, &two);
         assert_eq!(there(&store, &only(&one, &[&two])), 0);

@@ -62,14 +62,12 @@ impl Model {
     }
 
     /// Notes that a receipt was forgotten for good (no step does so yet): a collection may take what it alone reaches.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the steps forget and collect"))]
     pub(super) fn forget(&mut self, number: u64) {
         self.forgotten.insert(number);
     }
 
     /// Notes that a collection has run: nothing is promised any more but what a root reaches, and
     /// what `spared` names (objects of sessions that live).
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the steps forget and collect"))]
     pub(super) fn collected(&mut self, world: &World, spared: &BTreeSet<Reference>) {
         let mut reached: BTreeSet<Reference> = spared.clone();
         for receipt in self.roots() {

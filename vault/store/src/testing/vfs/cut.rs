@@ -85,6 +85,7 @@ impl Disk {
         again.total_bytes = self.total_bytes;
         again.others_bytes = self.others_bytes;
         again.unreadable.clone_from(&self.unreadable);
+        again.unreadable_ranges.clone_from(&self.unreadable_ranges);
         again.count_used();
         SimVfs::of(again)
     }

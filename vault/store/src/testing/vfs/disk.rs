@@ -42,6 +42,8 @@ pub(super) struct Disk {
     pub(super) used_bytes: u64,
     /// Files whose medium gives their bytes up.
     pub(super) unreadable: BTreeSet<usize>,
+    /// Parts of files that cannot be read.
+    pub(super) unreadable_ranges: Vec<(usize, std::ops::Range<u64>)>,
 }
 
 impl Default for Disk {
@@ -66,6 +68,7 @@ impl Default for Disk {
             others_bytes: 0,
             used_bytes: 0,
             unreadable: BTreeSet::new(),
+            unreadable_ranges: Vec::new(),
         }
     }
 }

@@ -136,7 +136,11 @@ impl VfsFile for SimHandle {
     fn pread(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         pause(&self.disk);
         self.with(|disk| {
-            if disk.unreadable.contains(&self.file) {
+            let end = offset.saturating_add(wide(buf.len()));
+            let hit = |(file, range): &(usize, std::ops::Range<u64>)| {
+                *file == self.file && range.start < end && offset < range.end
+            };
+            if disk.unreadable.contains(&self.file) || disk.unreadable_ranges.iter().any(hit) {
                 return Err(io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error()));
             }
             let file = disk.files.get(self.file).ok_or_else(eio)?;
