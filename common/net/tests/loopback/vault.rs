@@ -11,7 +11,7 @@ use umbra_common::wire::{
 use umbra_common::{Kind, ObjectId, Reference};
 use umbra_net::Identity;
 use umbra_net::server::{
-    Backend, Backup, Committing, OnSettled, Peer, Serve, Server, Settled, Taken, Visitor,
+    Backend, Backup, Committing, Kept, OnSettled, Peer, Serve, Server, Settled, Taken, Visitor,
 };
 
 pub(crate) const SECRET: [u8; 16] = [5; 16];
