@@ -21,6 +21,10 @@ use crate::transcript::mebibytes;
 const SLICE: Duration = Duration::from_secs(10 * 60);
 /// Seeds that one slice may use up; the next one begins behind them.
 const SLICE_SEEDS: u64 = 1 << 20;
+/// Schedules that are run by one process.
+const AT_ONCE: u64 = 500;
+/// A slice that is worth beginning.
+const MIN_SLICE: Duration = Duration::from_secs(5);
 /// The markers in the README.
 const KEY: &str = "torture";
 
@@ -91,7 +95,7 @@ impl Tally {
     }
 
     /// The table of the README.
-    fn table(self, stamp: &str) -> String {
+    fn table(self, simulated: Simulated, stamp: &str) -> String {
         let rows = [
             ("the vault died, 8 writers at work", self.kills),
             ("of these at named points", self.kills_at_points),
@@ -99,6 +103,10 @@ impl Tally {
             ("acknowledged objects read back and compared", self.objects),
             ("bytes of them", self.bytes),
             ("**lost or wrong**", self.losses),
+            ("simulator: random schedules of a store's life", simulated.schedules),
+            ("simulator: kills and power cuts", simulated.kills + simulated.power_cuts),
+            ("simulator: objects read back and compared", simulated.objects),
+            ("simulator: **lost or wrong**", 0),
         ];
         let rows: Vec<String> =
             rows.iter().map(|(what, count)| format!("| {what} | {count} |")).collect();
@@ -120,16 +128,19 @@ pub(crate) fn run(env: &BuildEnv, options: &Options) -> Result<()> {
     println!("seeds from {first} on (--seed)");
     let begin = Instant::now();
     let mut tally = Tally::default();
+    let mut simulated = Simulated::default();
     let mut seed = first;
     while begin.elapsed() < limit {
-        let slice = SLICE.min(limit.saturating_sub(begin.elapsed()));
+        // Half of the time each.
+        let slice = SLICE.min(limit.saturating_sub(begin.elapsed()) / 2).max(MIN_SLICE);
         tally.add(vaults(env, slice, seed, tally, begin)?);
-        schedules(env, slice, seed)?;
+        simulated.add(schedules(env, slice, seed)?);
         seed = seed.wrapping_add(SLICE_SEEDS);
     }
     println!("{}", tally.line());
+    println!("{}", simulated.line());
     if options.record {
-        record(env, tally, first, begin.elapsed())?;
+        record(env, tally, simulated, first, begin.elapsed())?;
     }
     Ok(())
 }
@@ -171,13 +182,77 @@ fn vaults(
     Ok(last)
 }
 
-/// The simulator's random schedules for a slice of the time.
-///
-/// It is part of the store, which this crate may not link: it is to be run as a test of `umbra-store` with the seed and
-/// the time in the environment. Nothing runs until that test is there.
-#[allow(clippy::unnecessary_wraps, reason = "running the test can fail")]
-fn schedules(_env: &BuildEnv, _slice: Duration, _seed: u64) -> Result<()> {
-    Ok(())
+/// What the simulator's schedules came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Simulated {
+    schedules: u64,
+    kills: u64,
+    power_cuts: u64,
+    objects: u64,
+    bytes: u64,
+}
+
+impl Simulated {
+    /// Reads the line of statistics that the test prints.
+    fn read(line: &str) -> Self {
+        let number = |name: &str| {
+            let after = line.split_once(&format!(" {name}: ")).map_or("", |(_, after)| after);
+            let digits: String = after.chars().take_while(char::is_ascii_digit).collect();
+            digits.parse().unwrap_or_default()
+        };
+        Self {
+            schedules: number("schedules"),
+            kills: number("kills"),
+            power_cuts: number("power_cuts"),
+            objects: number("objects_read"),
+            bytes: number("bytes_compared"),
+        }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.schedules += other.schedules;
+        self.kills += other.kills;
+        self.power_cuts += other.power_cuts;
+        self.objects += other.objects;
+        self.bytes += other.bytes;
+    }
+
+    fn line(self) -> String {
+        format!(
+            "simulator: {} schedules, {} kills, {} power cuts, {} objects read back, {} compared",
+            self.schedules,
+            self.kills,
+            self.power_cuts,
+            self.objects,
+            mebibytes(self.bytes)
+        )
+    }
+}
+
+/// The simulator's random schedules for a slice of the time. They are a test of the store, which this
+/// crate may not link.
+fn schedules(env: &BuildEnv, slice: Duration, seed: u64) -> Result<Simulated> {
+    let begin = Instant::now();
+    let mut all = Simulated::default();
+    let mut from = seed;
+    while begin.elapsed() < slice {
+        let to = from.wrapping_add(AT_ONCE);
+        let mut command = env.cargo(&["test", "--release", "--workspace", "--locked", "--quiet"]);
+        let only = ["--lib", "nothing_promised_is_lost", "--", "--nocapture"];
+        command.args(only).env("UMBRA_TEST_SEED", format!("{from}..{to}"));
+        let done = command.stdin(Stdio::null()).output().context("cannot run the schedules")?;
+        let said = String::from_utf8_lossy(&done.stdout);
+        if !done.status.success() {
+            println!("{said}");
+            bail!("a schedule of {from}..{to} failed; again with UMBRA_TEST_SEED");
+        }
+        let stats = said.lines().find(|line| line.starts_with("Crashes, seeds"));
+        let stats = stats.context("the schedules did not tell what they did")?;
+        all.add(Simulated::read(stats));
+        from = to;
+    }
+    println!("         {}", all.line());
+    Ok(all)
 }
 
 fn time_seed() -> u64 {
@@ -186,7 +261,13 @@ fn time_seed() -> u64 {
 }
 
 /// Writes the table of the README.
-fn record(env: &BuildEnv, tally: Tally, first: u64, took: Duration) -> Result<()> {
+fn record(
+    env: &BuildEnv,
+    tally: Tally,
+    simulated: Simulated,
+    first: u64,
+    took: Duration,
+) -> Result<()> {
     let said = |program: &str, arguments: &[&str]| -> Result<String> {
         let told = process::output(env.command(program).args(arguments))?;
         Ok(String::from_utf8_lossy(&told).trim().to_owned())
@@ -198,12 +279,12 @@ fn record(env: &BuildEnv, tally: Tally, first: u64, took: Duration) -> Result<()
         took.as_secs() / 60,
         tally.seeds
     );
-    pages::update(&env.root.join(pages::README), KEY, |_| tally.table(&stamp))
+    pages::update(&env.root.join(pages::README), KEY, |_| tally.table(simulated, &stamp))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{KEY, Tally};
+    use super::{KEY, Simulated, Tally};
 
     #[test]
     fn what_is_told_is_read_and_added_up() {
@@ -214,7 +295,16 @@ mod tests {
         let mut tally = Tally::read(&told);
         tally.add(tally);
         assert_eq!((tally.kills, tally.objects, tally.bytes, tally.losses), (6, 14, 22, 0));
-        assert!(tally.table("now").contains("| **lost or wrong** | 0 |"));
+        assert!(tally.table(Simulated::default(), "now").contains("| **lost or wrong** | 0 |"));
+    }
+
+    #[test]
+    fn statistics_of_schedules_are_read() {
+        let line = "Crashes, seeds 1..3: Stats { schedules: 2, steps: {\"kills\": 9}, kills: 4, \
+                    power_cuts: 5, objects_read: 6, bytes_compared: 7, checks: 1 }";
+        let found = Simulated::read(line);
+        assert_eq!((found.schedules, found.kills, found.power_cuts), (2, 4, 5));
+        assert_eq!((found.objects, found.bytes), (6, 7));
     }
 
     #[test]
