@@ -82,7 +82,10 @@ pub(crate) struct PackNames {
 }
 
 impl PackNames {
-    pub(crate) fn new(seed: [u8; 32]) -> Self {
+    /// Two openings never make the same names, even out of one seed: an opening whose index fails
+    /// is tried again, and what the first try had begun to write is there.
+    pub(crate) fn new(seed: [u8; 32], epoch: u64) -> Self {
+        let seed = *blake3::keyed_hash(&seed, &epoch.to_le_bytes()).as_bytes();
         Self { seed, last: AtomicU64::new(0) }
     }
 
@@ -213,5 +216,23 @@ impl Inner {
     pub(crate) fn view_of(&self, session: u64) -> View {
         let condemned = self.condemned.read().unwrap_or_else(PoisonError::into_inner);
         View(condemned.clone().filter(|condemned| condemned.is_hidden_from(session)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_opening_that_is_tried_again_makes_other_names() {
+        let seed = [7; 32];
+        let names = |epoch| {
+            let names = PackNames::new(seed, epoch);
+            (0..100).map(|_| names.next().0).collect::<Vec<PackId>>()
+        };
+        let mut all = [names(1), names(2), names(3)].concat();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), 300);
     }
 }

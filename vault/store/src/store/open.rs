@@ -181,9 +181,11 @@ fn try_open_owner(
     lanes.push(lane(PackKind::Nodes));
     let parts = Parts { vfs: Arc::clone(vfs), objects, journal, index, store: format.store };
     let log = Log::new(replayed, Some(writer));
+    let names = PackNames::new(options.seed, lock.epoch());
     let inner = Arc::new(Inner {
         mode: OpenMode::ReadWrite,
         lock: Some(lock),
+        names,
         lanes,
         parity: ParityQueue::new(options.parity && matches!(seal_to, SealTo::Rename)),
         ..parts.into_inner(log, options)
@@ -226,7 +228,7 @@ impl Parts {
             lanes: Vec::new(),
             parity: ParityQueue::default(),
             damage: Mutex::default(),
-            names: PackNames::new(options.seed),
+            names: PackNames::new(options.seed, 0),
             gate: RwLock::new(IndexState::Whole),
             node_order: Mutex::new(()),
             refreshing: Mutex::new(()),

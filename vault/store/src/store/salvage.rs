@@ -98,7 +98,7 @@ pub fn salvage(
         inner: &inner,
         objects: LocalObjects::new(Arc::clone(to)),
         journal: LocalJournal::new(Arc::clone(to), SealTo::Rename),
-        names: PackNames::new(options.seed),
+        names: PackNames::new(options.seed, 0),
         epoch: lock.epoch(),
     };
     let mut report = SalvageReport::default();
