@@ -173,6 +173,14 @@ fn small_files() -> Result<()> {
     let check = *blake3::hash(&lock).as_bytes();
     seed("lock", "ended", &[&[0], &lock, &check])?;
     seed("lock", "check-kept", &[&[1], &lock, &check])?;
+    let mut list = b"UMBRAGCL".to_vec();
+    list.extend_from_slice(&1_u16.to_le_bytes());
+    list.extend_from_slice(&[0; 6]);
+    list.extend_from_slice(&[5; 16]);
+    list.extend_from_slice(&3_u64.to_le_bytes());
+    list.extend_from_slice(&1_u64.to_le_bytes());
+    list.extend_from_slice(&[[1; 16].as_slice(), &19_u32.to_le_bytes(), &[0x81, 1, 4]].concat());
+    seed("sweep_list", "one-pack", &[&[0], &list])?;
     let ids: Vec<ObjectId> = (0..5).map(|byte| ObjectId([byte; 32])).collect();
     let header = IdTable::header(&[7; 16], ObjectId([9; 32]), &ids);
     let body: Vec<u8> = ids.iter().flat_map(|id| id.0).collect();

@@ -38,6 +38,7 @@ pub const TARGETS: &[Target] = &[
     ("pack", umbra_store::testing::fuzz::pack),
     ("footer", umbra_store::testing::fuzz::footer),
     ("parity", umbra_store::testing::fuzz::parity),
+    ("sweep_list", umbra_store::testing::fuzz::sweep_list),
     ("log", umbra_store::testing::fuzz::log),
     ("format", umbra_store::testing::fuzz::format),
     ("lock", umbra_store::testing::fuzz::lock),
