@@ -161,7 +161,9 @@ pub fn answer(
     stop: &dyn Fn() -> bool,
     request: &Request,
 ) -> Result<Answer> {
-    store.make_room();
+    if !matches!(request, Request::Hello { .. } | Request::Status | Request::Agents) {
+        store.make_room();
+    }
     match request {
         Request::Hello { device, inode } => Ok(Answer::Hello {
             same: place.signature() == Some((*device, *inode)),

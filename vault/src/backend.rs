@@ -55,6 +55,12 @@ impl StoreBackend {
         }
     }
 
+    /// Lets go of the backups that wait for their agents to come back: these then ask anew what the
+    /// vault has.
+    pub fn release_parked(&self) {
+        guard(&self.held).retain(|_, held| held.is_attached());
+    }
+
     /// Lets go of every backup, so that the store can be closed.
     pub fn release(&self) {
         guard(&self.held).clear();

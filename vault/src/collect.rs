@@ -2,6 +2,7 @@
 
 use crate::clock::now;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 use umbra_store::{GcOptions, GcReport, Store};
 
 /// What kind of collection.
@@ -13,6 +14,8 @@ pub struct GcAsked {
     pub dry_run: bool,
     /// Bytes a second that are copied at most.
     pub limit: Option<u64>,
+    /// Seconds that it waits for backups of before.
+    pub wait_seconds: u64,
 }
 
 /// What it did.
@@ -60,6 +63,7 @@ impl GcAsked {
             at_once: self.at_once,
             dry_run: self.dry_run,
             limit: self.limit,
+            wait: Some(Duration::from_secs(self.wait_seconds)),
             clock: &now,
             stop,
         };

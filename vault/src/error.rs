@@ -119,7 +119,10 @@ fn since(error: &StoreError) -> String {
 fn store_code(error: &StoreError) -> u8 {
     match error.root() {
         StoreError::NotAStore { .. } => 10,
-        StoreError::Locked { .. } | StoreError::LockLost { .. } | StoreError::Busy { .. } => 11,
+        StoreError::Locked { .. }
+        | StoreError::LockLost { .. }
+        | StoreError::Busy { .. }
+        | StoreError::StillUnderWay => 11,
         StoreError::Unsupported { .. } => 13,
         StoreError::NoSpace { .. } => 14,
         StoreError::Corrupt { .. }
@@ -138,6 +141,11 @@ fn store_hint(error: &StoreError, dir: &str) -> Option<String> {
         StoreError::Locked { .. } => {
             Some("wait for that command to end; `umbra --wait SECONDS` waits longer".to_owned())
         }
+        StoreError::StillUnderWay => Some(
+            "run it again when they are done, or let it wait longer (`gc --wait 12h`); a backup \
+             that lost its connection is waited for a day, and not by `gc --now`"
+                .to_owned(),
+        ),
         StoreError::Busy { .. } => Some("try again when that is done".to_owned()),
         StoreError::NotCollected { .. } => Some(format!(
             "see what is wrong with `umbra-vault check --store {dir}`; nothing is collected while \

@@ -95,6 +95,11 @@ fn a_vault_on_a_full_disk_refuses_and_loses_nothing() -> Result<()> {
     let mut campaign = Campaign::in_store(home, mount.dir().join("store"), 11)?;
     let mut agent = Agent::new(&programs, &mut campaign)?;
     fs::copy(&agent.image, agent.home.path("first.img"))?;
+    // A disk that is given up later.
+    agent.image = agent.home.path("gone.img");
+    write_noise(&agent.image, 24 << 20, &mut Noise::new(9))?;
+    let summary = Answer::of(&mut agent.backup())?.expect_code(0)?.summary()?;
+    let gone = text(&summary, "snapshot")?.to_owned();
     campaign.round(&Trouble::End { after: Duration::from_millis(200) })?;
 
     // Full beside a vault that serves.
@@ -105,7 +110,18 @@ fn a_vault_on_a_full_disk_refuses_and_loses_nothing() -> Result<()> {
     Answer::of(&mut agent.backup())?.expect_code(14)?;
     looks_whole(&campaign)?;
     agent.recovers(&[])?;
-    // Forgetting and `gc --now` belong here: they must work with what is kept for them.
+    // With what is kept for that, room can be made where there is none.
+    let admin = |arguments: &[&str]| {
+        let mut command = campaign.home().vault();
+        command.args(["--json", arguments[0], "--store"]).arg(campaign.store());
+        Answer::of(command.args(&arguments[1..]))?.expect_code(0)?.summary()
+    };
+    admin(&["forget", &gone])?;
+    let collected = admin(&["gc", "--now"])?;
+    ensure!(collected["bytes_freed"].as_u64() > Some(20 << 20), "{collected}");
+    ensure!(free_bytes(mount.dir())? > 20 << 20, "the room did not come back");
+    looks_whole(&campaign)?;
+    agent.recovers(&[])?;
     fs::remove_file(&foreign)?;
     Answer::of(&mut agent.backup())?.expect_code(0)?;
 

@@ -150,8 +150,14 @@ fn gc(dir: &Path, chunks: u64) {
     let objects = store.status().unwrap().objects;
     reset_peak();
     let (before, started) = (of_proc("io", "rchar"), Instant::now());
-    let options =
-        GcOptions { at_once: true, dry_run: false, limit: None, clock: &now, stop: &|| false };
+    let options = GcOptions {
+        at_once: true,
+        dry_run: false,
+        limit: None,
+        wait: None,
+        clock: &now,
+        stop: &|| false,
+    };
     let report = store.gc(&options).unwrap();
     let seconds = started.elapsed().as_secs_f64();
     let read = of_proc("io", "rchar") - before;

@@ -152,6 +152,10 @@ impl Scene {
         let (Some(store), Some(backend)) = (self.store.upgrade(), self.backend.upgrade()) else {
             return Err(ending);
         };
+        if matches!(request, Request::Gc(asked) if asked.at_once && !asked.dry_run) {
+            // An agent that was refused for want of room waits for a day, and the room for it.
+            backend.release_parked();
+        }
         let Request::Grant { fingerprint } = request else {
             let stop = || self.ending.load(Ordering::Acquire);
             let answer = answer(&store, &self.place, Some(self.serving), &stop, request);

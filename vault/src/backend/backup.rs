@@ -108,6 +108,11 @@ impl Held {
         self.session.base()
     }
 
+    /// Tells whether it is on a connection.
+    pub(super) fn is_attached(&self) -> bool {
+        self.idle_since().is_none()
+    }
+
     /// Tells since when it has waited for its agent; `None` while it is on a connection.
     fn idle_since(&self) -> Option<Timestamp> {
         guard(&self.present).idle_since

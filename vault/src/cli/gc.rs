@@ -19,6 +19,9 @@ pub(super) struct GcArgs {
     /// Only say what would be done.
     #[arg(long)]
     dry_run: bool,
+    /// How long to wait for backups that began before: seconds, or a number with s, m, h or d.
+    #[arg(long, default_value = "1h", value_name = "DURATION", value_parser = super::seconds)]
+    wait: u64,
     /// Copy at most so many bytes a second: a number with K, M or G.
     #[arg(long, value_name = "RATE", value_parser = rate)]
     limit: Option<u64>,
@@ -26,7 +29,12 @@ pub(super) struct GcArgs {
 
 /// Collects, in the running vault or in the store itself.
 pub(super) fn run(place: &Place, args: &GcArgs, output: &Output) -> Result<u8> {
-    let asked = GcAsked { at_once: args.now, dry_run: args.dry_run, limit: args.limit };
+    let asked = GcAsked {
+        at_once: args.now,
+        dry_run: args.dry_run,
+        limit: args.limit,
+        wait_seconds: args.wait,
+    };
     let Answer::Collected(done) = ask(place, Mode::ReadWrite, &Request::Gc(asked))? else {
         return Err(unexpected());
     };

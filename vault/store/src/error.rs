@@ -178,6 +178,10 @@ pub enum Error {
         /// What it found.
         reason: String,
     },
+    /// Backups that began before a collection did not end in time; nothing was deleted. Exit
+    /// code 11.
+    #[error("backups that began before are still under way; nothing was deleted")]
+    StillUnderWay,
     /// It was told to stop.
     #[error("it was stopped")]
     Stopped,

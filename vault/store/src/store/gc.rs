@@ -60,6 +60,8 @@ pub struct GcOptions<'a> {
     pub dry_run: bool,
     /// Bytes a second that are copied at most.
     pub limit: Option<u64>,
+    /// How long it waits for the sessions that began before; `None`: as long as they last.
+    pub wait: Option<Duration>,
     /// The vault's clock.
     pub clock: &'a dyn Fn() -> Timestamp,
     /// Tells whether to stop.
@@ -210,6 +212,9 @@ impl Inner {
             let oldest = Timestamp((options.clock)().0.saturating_sub(LEASE_NANOS));
             if self.leases.expire(last, oldest) == 0 {
                 break;
+            }
+            if options.wait.is_some_and(|wait| started.elapsed() >= wait) {
+                return Err(Error::StillUnderWay);
             }
             if (options.stop)() {
                 return Err(Error::Stopped);

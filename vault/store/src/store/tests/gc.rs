@@ -22,7 +22,7 @@ fn forget(store: &Store, sequences: &[u64]) {
 }
 
 fn options<'a>(clock: &'a dyn Fn() -> Timestamp, stop: &'a dyn Fn() -> bool) -> GcOptions<'a> {
-    GcOptions { at_once: true, dry_run: false, limit: None, clock, stop }
+    GcOptions { at_once: true, dry_run: false, limit: None, wait: None, clock, stop }
 }
 
 fn try_collect(store: &Store) -> Result<GcReport> {

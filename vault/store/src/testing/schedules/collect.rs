@@ -31,8 +31,14 @@ impl Runner {
         }
         let now = self.now();
         let (clock, stop) = (|| Timestamp(now.0), || with_sessions);
-        let options =
-            GcOptions { at_once: true, dry_run: false, limit: None, clock: &clock, stop: &stop };
+        let options = GcOptions {
+            at_once: true,
+            dry_run: false,
+            limit: None,
+            wait: None,
+            clock: &clock,
+            stop: &stop,
+        };
         let collected = self.store()?.gc(&options);
         let stopped = matches!(collected, Err(Error::Stopped));
         if stopped && !with_sessions {
