@@ -97,7 +97,11 @@ pub fn packs(store: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for part in fs::read_dir(store.join("packs"))? {
         for pack in fs::read_dir(part?.path())? {
-            found.push(pack?.path());
+            let path = pack?.path();
+            // Not what stands beside one.
+            if path.extension().is_none() {
+                found.push(path);
+            }
         }
     }
     found.sort();
