@@ -18,6 +18,9 @@ use umbra_store::{
     Timestamp, Vfs, check,
 };
 
+/// Length of a chunk that fills a pack of 256 bytes.
+const TINY: usize = 200;
+
 /// Chunks of a map page.
 const PAGE: u64 = 250;
 
@@ -104,6 +107,10 @@ fn back_up(store: &Store, name: &str, numbers: std::ops::Range<u64>, len: usize)
         }
         pages.push(put(&object(Kind::MapPage, &refs, start.to_le_bytes().to_vec())));
         start = end;
+        // Tiny packs are made faster than they are sealed, and each is an open file.
+        if len == TINY {
+            store.flush().unwrap();
+        }
     }
     let map = put(&object(Kind::MapNode, &pages, name.as_bytes().to_vec()));
     let manifest = put(&object(Kind::Manifest, &[map], name.as_bytes().to_vec()));
@@ -185,7 +192,7 @@ fn rebuild(dir: &Path, packs: u64) {
     // Packs that are full with each chunk.
     let store = open(dir, Some(256));
     let started = Instant::now();
-    back_up(&store, "many", 0..packs, 200);
+    back_up(&store, "many", 0..packs, TINY);
     store.close().unwrap();
     println!("made {packs} packs in {:.1} s", started.elapsed().as_secs_f64());
     std::fs::remove_dir_all(dir.join("index")).unwrap();
@@ -204,6 +211,7 @@ fn rebuild(dir: &Path, packs: u64) {
 
 fn recover(dir: &Path) {
     let (first, copy) = (dir.join("first"), dir.join("copy"));
+    std::fs::create_dir_all(dir).unwrap();
     make(&first);
     let store = open(&first, None);
     // All lanes have a pack that is nearly full.
