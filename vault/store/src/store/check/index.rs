@@ -78,8 +78,14 @@ pub(super) fn open(
             None,
             IndexChecked::NotCompared("it was not made to the end; the next opening makes it"),
         ),
+        // Between the LOG's word that a sweep begins and the index that shows it lies a moment in
+        // which a vault may die; an index of then, or an old copy, is no damage.
+        Ok(Some(format)) if is_of_other_generation(&format, expected(inner, gc_generation)) => (
+            None,
+            IndexChecked::NotCompared("it is of another GC generation; the next opening makes it"),
+        ),
         Ok(Some(format)) if format != expected(inner, gc_generation) => {
-            let reason = "it is that of another store, version or GC generation";
+            let reason = "it is that of another store or version";
             (None, unusable(reason, findings))
         }
         Ok(Some(_)) => match index.packs() {
@@ -95,6 +101,12 @@ pub(super) fn open(
 
 fn expected(inner: &Inner, gc_generation: u64) -> IndexFormat {
     IndexFormat { gc_generation, ..inner.index_format() }
+}
+
+/// Tells whether an index is this store's, as it was before a sweep or after one that is void.
+fn is_of_other_generation(found: &IndexFormat, expected: IndexFormat) -> bool {
+    let same = IndexFormat { gc_generation: expected.gc_generation, ..*found };
+    same == expected && *found != expected
 }
 
 /// Notes an index that cannot be used.
