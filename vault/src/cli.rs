@@ -21,6 +21,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use output::Output;
 use serde_json::json;
 use std::net::{SocketAddr, UdpSocket};
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use umbra_common::wire::DEFAULT_PORT;
@@ -357,6 +358,21 @@ fn seconds(text: &str) -> Result<u64, String> {
     number.checked_mul(unit).ok_or_else(|| "too long".to_owned())
 }
 
+/// Reads a number of bytes a second.
+fn rate(text: &str) -> Result<NonZeroU64, String> {
+    let wrong = || "use a number of bytes above 0, such as 500K, 50M or 1G".to_owned();
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match text.get(digits.len()..).unwrap_or_default() {
+        "" => 1_u64,
+        "K" | "k" => 1 << 10,
+        "M" => 1 << 20,
+        "G" => 1 << 30,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = digits.parse().map_err(|_| wrong())?;
+    number.checked_mul(unit).and_then(NonZeroU64::new).ok_or_else(wrong)
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -365,6 +381,19 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn rates() {
+        assert_eq!(rate("50M").map(|rate| rate.get()), Ok(50 << 20));
+        assert_eq!(rate("7").map(|rate| rate.get()), Ok(7));
+        assert_eq!(rate("5").map(|rate| rate.get()), Ok(5));
+        assert_eq!(rate("2K").map(|rate| rate.get()), Ok(2048));
+        assert_eq!(rate("10M").map(|rate| rate.get()), Ok(10 << 20));
+        assert!(rate("99999999999G").is_err());
+        for bad in ["", "0", "0M", "-1", "1T", "M", "1.5M", "999999999999G"] {
+            assert!(rate(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -47,7 +47,7 @@ pub(super) struct CheckArgs {
     #[arg(long, requires = "repair")]
     dry_run: bool,
     /// Read at most so much a second: a number of bytes, or with K, M or G.
-    #[arg(long, value_name = "RATE", value_parser = rate)]
+    #[arg(long, value_name = "RATE", value_parser = super::rate)]
     limit: Option<NonZeroU64>,
 }
 
@@ -325,21 +325,6 @@ fn summary(place: &Place, report: &CheckReport) -> Value {
     })
 }
 
-/// Reads a number of bytes a second.
-fn rate(text: &str) -> Result<NonZeroU64, String> {
-    let wrong = || "use a number of bytes above 0, such as 500K, 50M or 1G".to_owned();
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = match text.get(digits.len()..).unwrap_or_default() {
-        "" => 1_u64,
-        "K" | "k" => 1 << 10,
-        "M" => 1 << 20,
-        "G" => 1 << 30,
-        _ => return Err(wrong()),
-    };
-    let number: u64 = digits.parse().map_err(|_| wrong())?;
-    number.checked_mul(unit).and_then(NonZeroU64::new).ok_or_else(wrong)
-}
-
 /// Reads a share in percent, to four places: in millionths.
 fn percent(text: &str) -> Result<u32, String> {
     let wrong = || "use a number of percent above 0 and up to 100, such as 5% or 0.5%".to_owned();
@@ -357,16 +342,7 @@ fn percent(text: &str) -> Result<u32, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{percent, rate};
-
-    #[test]
-    fn rates() {
-        assert_eq!(rate("50M").map(|rate| rate.get()), Ok(50 << 20));
-        assert_eq!(rate("7").map(|rate| rate.get()), Ok(7));
-        for bad in ["", "0", "0M", "-1", "1T", "M", "1.5M", "999999999999G"] {
-            assert!(rate(bad).is_err(), "{bad}");
-        }
-    }
+    use super::percent;
 
     #[test]
     fn shares() {

@@ -7,6 +7,7 @@ use crate::collect::{GcAsked, GcDone};
 use crate::error::Result;
 use crate::place::{Mode, Place};
 use clap::Args;
+use std::num::NonZeroU64;
 
 /// What `gc` is told.
 #[derive(Debug, Args)]
@@ -23,8 +24,8 @@ pub(super) struct GcArgs {
     #[arg(long, default_value = "1h", value_name = "DURATION", value_parser = super::seconds)]
     wait: u64,
     /// Copy at most so many bytes a second: a number with K, M or G.
-    #[arg(long, value_name = "RATE", value_parser = rate)]
-    limit: Option<u64>,
+    #[arg(long, value_name = "RATE", value_parser = super::rate)]
+    limit: Option<NonZeroU64>,
 }
 
 /// Collects, in the running vault or in the store itself.
@@ -32,7 +33,7 @@ pub(super) fn run(place: &Place, args: &GcArgs, output: &Output) -> Result<u8> {
     let asked = GcAsked {
         at_once: args.now,
         dry_run: args.dry_run,
-        limit: args.limit,
+        limit: args.limit.map(NonZeroU64::get),
         wait_seconds: args.wait,
     };
     let Answer::Collected(done) = ask(place, Mode::ReadWrite, &Request::Gc(asked))? else {
@@ -79,32 +80,4 @@ fn tell(done: &GcDone, output: &Output) -> Result<()> {
         output.object("warning", serde_json::json!({ "message": line, "path": pack }))?;
     }
     output.summary(serde_json::to_value(done).unwrap_or_default())
-}
-
-/// Reads a rate in bytes a second.
-fn rate(text: &str) -> std::result::Result<u64, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = match text.get(digits.len()..).unwrap_or_default() {
-        "" => 1_u64,
-        "K" | "k" => 1 << 10,
-        "M" | "m" => 1 << 20,
-        "G" | "g" => 1 << 30,
-        _ => return Err("use K, M or G".to_owned()),
-    };
-    let number: u64 = digits.parse().map_err(|_| "not a number".to_owned())?;
-    number.checked_mul(unit).filter(|rate| *rate > 0).ok_or_else(|| "no such rate".to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rates() {
-        assert_eq!(rate("5"), Ok(5));
-        assert_eq!(rate("2K"), Ok(2048));
-        assert_eq!(rate("10M"), Ok(10 << 20));
-        assert!(rate("0").is_err() && rate("M").is_err() && rate("1T").is_err());
-        assert!(rate("99999999999G").is_err());
-    }
 }
